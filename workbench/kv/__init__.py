@@ -1,0 +1,1 @@
+"""Where memory lies: pages and prefixes as integers, the pool as tensors."""

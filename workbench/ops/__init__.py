@@ -1,0 +1,1 @@
+"""The seam between the net and the machine: one contract, several implementations."""

@@ -1,0 +1,129 @@
+"""The tables that every view draws from: what a picture may know of a run.
+
+A table is a set of columns of equal length. The same tables go over the wire to a notebook, into a
+static page and to a test. Rows are only ever appended; a later fact about an earlier row (a token was
+pruned, a node closed) is a *patch* of that cell. Everything is placed by engine step; `NEVER` marks a
+step or a row that has not come. `at(step)` in a view is: born <= step < died.
+
+Dtypes: u1 u2 u4 i4 f4 f8 as in numpy (little-endian); "str" is UTF-8 (offsets u4 [n+1] and bytes u1),
+"bytes" the same without a promise of valid UTF-8.
+"""
+
+NEVER = 0xFFFFFFFF  # u4: not yet, or not at all
+NOBODY = -1  # i4: no node, no parent, no branch
+
+TABLES: dict[str, dict[str, str]] = {
+    # one row an engine step, in order; waits are the gaps between t + dt and the next t
+    "steps": {
+        "t": "f8",  # seconds since the run started
+        "dt": "f4",
+        "phase": "u1",  # words.Phase
+        "rows": "u2",
+        "prefill": "u4",
+        "decode": "u4",
+        "extend": "u4",
+        "reencode": "u4",
+        "sampled": "u4",
+        "tokens": "u4",  # rows of `tokens` that exist after this step
+        "resident": "u4",  # tokens in memory after it, shared ones once
+        "unpruned": "u4",  # derived: tokens that would be in memory had nothing been pruned
+        "pages": "u4",  # pages held after it
+        "waiting": "u2",
+    },
+    # one row a stream token of a branch, in order of appearance; a fork's row holds only its own tokens
+    "tokens": {
+        "branch": "u2",  # row of `branches`
+        "index": "u4",  # in the branch's stream
+        "id": "u4",
+        "node": "i4",  # row of `nodes`
+        "field": "u1",  # words.Field
+        "origin": "u1",  # words.Origin
+        "born": "u4",  # step after which it is in memory
+        "died": "u4",  # step from which it is not (pruned, edited, branch dropped), or NEVER
+        "logprob": "f4",  # NaN where it was not sampled
+        "entropy": "f4",
+    },
+    # most probable tokens, sorted by `token`, then by rank
+    "alternatives": {"token": "u4", "id": "u4", "logprob": "f4"},
+    "vocabulary": {"id": "u4", "text": "bytes"},  # of every id that the run mentions
+    "nodes": {
+        "parent": "i4",  # row of `nodes`
+        "branch": "u2",
+        "kind": "u1",  # words.NodeKind
+        "depth": "u1",  # 0 for a root
+        "owner": "u1",  # colour 1..12, 0 neutral
+        "lap": "u1",
+        "opened": "u4",  # steps
+        "closed": "u4",
+        "pruned": "u4",  # step at which its subtask list left memory
+        "first": "u4",  # rows of `tokens`: its own text, its children's included
+        "last": "u4",  # exclusive, NEVER while open
+        "list_first": "u4",  # rows of `tokens`: contents of its subtask list, NEVER where none
+        "list_last": "u4",
+        "pinned": "u1",
+        "called": "u4",  # step of its tool call
+        "tool_ok": "u1",
+        "tool_seconds": "f4",
+        "path": "str",
+        "title": "str",
+        "tool": "str",
+        "conclusion": "str",
+    },
+    # one row a stay of one content on one page; a page whose owner changes begins a new row
+    "pages": {
+        "page": "u4",
+        "branch": "i4",  # row of `branches` that made it; NOBODY while only the prefix cache keeps it
+        "place": "u4",  # in that branch's block table
+        "node": "i4",  # of its first token
+        "second": "i4",  # of its last token where that is another node
+        "from": "u4",  # steps
+        "to": "u4",
+        "used": "u2",  # slots taken at the end of the stay, or now
+        "reason": "u1",  # words.FreeReason of its end
+        "copied_from": "i4",  # page it was copied from on write
+        "pinned": "u1",
+    },
+    "refcounts": {"stay": "u4", "step": "u4", "count": "u2"},  # changes, `stay` is a row of `pages`
+    "prunes": {
+        "step": "u4",
+        "node": "i4",
+        "branch": "u2",
+        "first": "u4",  # rows of `tokens`
+        "last": "u4",
+        "removed": "u4",
+        "reencoded": "u4",
+        "rotated": "u4",
+        "pages_freed": "i4",
+        "before": "u4",
+        "after": "u4",
+        "mode": "str",
+        "cause": "str",
+    },
+    "branches": {
+        "request": "u2",
+        "parent": "i4",
+        "at": "u4",  # row of `tokens` in the parent from which they differ, NEVER for a first branch
+        "opened": "u4",
+        "closed": "u4",
+        "reused": "u4",
+        "state": "str",
+    },
+    "requests": {
+        "opened": "u4",
+        "closed": "u4",
+        "title": "str",
+        "strategy": "str",
+        "params": "str",
+        "finish": "str",
+        "answer": "str",
+        "error": "str",
+    },
+    # expert load: routed tokens a step, layer and expert; only where the net has experts
+    "routes": {"step": "u4", "layer": "u2", "expert": "u2", "count": "u2"},
+    "marks": {"step": "u4", "t": "f8", "kind": "str", "text": "str"},  # commands, pauses, notes, losses
+}
+
+META = (
+    "model backend page_size pages window limit layers experts started_at complete live provenance "
+    "versions reasons last_step"
+).split()
