@@ -47,6 +47,7 @@ TABLES: dict[str, dict[str, str]] = {
     "alternatives": {"token": "u4", "id": "u4", "logprob": "f4"},
     "vocabulary": {"id": "u4", "text": "bytes"},  # of every id that the run mentions
     "nodes": {
+        "id": "u4",  # words.NodeId, as commands name it
         "parent": "i4",  # row of `nodes`
         "branch": "u2",
         "kind": "u1",  # words.NodeKind
@@ -100,6 +101,7 @@ TABLES: dict[str, dict[str, str]] = {
         "cause": "str",
     },
     "branches": {
+        "id": "u4",  # words.SeqId
         "request": "u2",
         "parent": "i4",
         "at": "u4",  # row of `tokens` in the parent from which they differ, NEVER for a first branch
@@ -109,6 +111,7 @@ TABLES: dict[str, dict[str, str]] = {
         "state": "str",
     },
     "requests": {
+        "id": "u4",  # words.RequestId
         "opened": "u4",
         "closed": "u4",
         "title": "str",
