@@ -174,6 +174,14 @@ class Forward(Protocol):
     def unserved(self, batch: ForwardBatch) -> str | None:
         """Why this backend cannot carry out `batch`; None when it can."""
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows [n, M] float32 of the embedding table, scaled as the net scales them: what `vectors`
+        would have to hold in place of tokens `ids` [n]. For mixtures of embeddings."""
+
+    def project(self, hidden: Tensor, normed: bool) -> Tensor:
+        """Logits [n, V] float32 of residual states [n, M] through the final norm (left out when they
+        are `normed` already) and the head, under PLAIN: the net's vocabulary read at any layer."""
+
     def __call__(
         self, batch: ForwardBatch, pool: Pool, pulse: Callable[[], None] = lambda: None
     ) -> ForwardOutput:

@@ -1,0 +1,1 @@
+"""Who runs now: branches, plans, steps and the verbs by which strategies ask for them."""
