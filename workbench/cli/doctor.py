@@ -1,0 +1,73 @@
+"""`workbench doctor`: what this machine offers and what was chosen, each with its reason."""
+
+import argparse
+import platform
+from importlib import metadata
+from typing import Any
+
+from workbench.cli.output import Verbs, emit
+
+
+def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("doctor", parents=[common], help="what this machine offers")
+    verb.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    found = report()
+    if args.json:
+        emit(found)
+        return
+    for key in ("python", "torch", "cupy", "device", "driver", "backend"):
+        print(f"{key:8} {found[key] or 'none'}")
+    for reason in found["reasons"]:
+        print(f"  {reason}")
+
+
+def report() -> dict[str, Any]:
+    import torch
+
+    from workbench.settings import resolve
+
+    cuda = torch.cuda.is_available()
+    settings = resolve()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cupy": cupy_version(),
+        "device": torch.cuda.get_device_name() if cuda else processor(),
+        "driver": driver() if cuda else None,
+        "backend": settings.backend,
+        "reasons": list(settings.reasons),
+    }
+
+
+def cupy_version() -> str | None:
+    for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def driver() -> str | None:
+    """CUDA version that the driver serves."""
+    try:
+        from cupy.cuda import runtime
+
+        version = int(runtime.driverGetVersion())
+    except Exception:  # no cupy, or one that does not fit the driver: a fact to report, not a failure
+        return None
+    return f"CUDA {version // 1000}.{version % 1000 // 10}"
+
+
+def processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
