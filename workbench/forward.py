@@ -19,6 +19,27 @@ class Abandoned(Exception):
     """Raised by a pulse between two layers: the step is given up, nothing of it counts."""
 
 
+class StopFlag:
+    """A pulse that lives in memory: a step that is one native call reads `word` between its layers, so
+    that a stop reaches it while no Python runs. Any callable serves as a pulse; with this one a backend
+    need not come back to Python after every layer. Set from any thread; cleared by whoever set it."""
+
+    __slots__ = ("word",)
+
+    def __init__(self) -> None:
+        self.word = torch.zeros(1, dtype=torch.int64)
+
+    def set(self) -> None:
+        self.word[0] = 1
+
+    def clear(self) -> None:
+        self.word[0] = 0
+
+    def __call__(self) -> None:
+        if self.word[0]:
+            raise Abandoned
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Steering:
     """A vector added to the residual stream after `layer` (0-based) for every token of a row."""
