@@ -1,0 +1,46 @@
+"""`workbench bench KIND`: side by side with peers in one run, a row a measurement."""
+
+import argparse
+import importlib
+
+from workbench.cli.output import Failure, Verbs, emit, note, table
+
+KINDS = {
+    "engine": "workbench.bench.engine",
+    "decode": "workbench.bench.decode",
+    "trace": "workbench.bench.trace",
+    "widgets": "workbench.bench.widgets",
+    "kernels": "kernels_cupy.bench",
+    "moe": "kernels_cupy.bench_moe",
+}
+COLUMNS = ("metric", "shape", "impl", "value", "unit", "peer", "ratio", "floor_ratio")
+
+
+def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("bench", parents=[common], help="side by side with peers")
+    verb.add_argument("what", choices=sorted(KINDS))
+    verb.add_argument("--part", default=None, help="one part of it")
+    verb.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
+    verb.add_argument("--threads", type=int, default=1)
+    verb.add_argument("--model", default="smollm2-135m-instruct")
+    verb.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    try:
+        room = importlib.import_module(KINDS[args.what])
+    except ModuleNotFoundError as error:
+        raise Failure(
+            f"bench {args.what} was wanted, but {error.name} is not there; see CHANGELOG.md for what"
+            " this version measures, and `workbench doctor` for what this machine offers"
+        ) from error
+    rows = []
+    for row in room.rows(args):
+        rows.append(row)
+        if args.json:
+            emit(row)
+        else:
+            note(f"{row['metric']} {row['impl']}: {row['value']:.4g} {row['unit']}")
+    if not args.json and rows:
+        table(rows, COLUMNS)
+        print(f"{rows[0]['machine']}, {rows[0]['device']}, commit {rows[0]['commit']}")

@@ -1,0 +1,141 @@
+"""`workbench run PROMPT`: one run, with progress, a summary, a trace and a page."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from workbench.cli.output import Failure, Progress, Verbs, emit, note, pairs
+
+
+def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("run", parents=[common], help="one run of a strategy")
+    verb.add_argument("prompt", nargs="?", help="the task; `-` reads it from standard input")
+    verb.add_argument("--strategy", default="tim")
+    verb.add_argument("--param", action="append", metavar="k=v", help="of the strategy; repeatable")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument(
+        "--budget", action="append", metavar="k=v", help="sampled=, computed=, seconds=, pages= …"
+    )
+    verb.add_argument("--tools", default="", metavar="LIST", help="names that a tree may call")
+    verb.add_argument("--trace", type=Path, metavar="F", help="record the run there")
+    verb.add_argument("--report", type=Path, metavar="F.html", help="a self-contained page")
+    verb.add_argument("--resume", type=Path, metavar="TRACE", help="go on from a killed run's trace")
+    engine_options(verb)
+    verb.set_defaults(handler=run)
+
+
+def engine_options(verb: argparse.ArgumentParser) -> None:
+    """What `open_workbench` takes, for every verb that opens one."""
+    verb.add_argument("--model", default="smollm2-135m-instruct")
+    verb.add_argument("--backend", default="auto")
+    verb.add_argument("--weights", default="auto")
+    verb.add_argument("--dtype", default="auto")
+    verb.add_argument("--window", type=int, metavar="N", help="tokens a branch may hold in memory")
+    verb.add_argument("--pages", type=int, metavar="N", help="pages of the pool")
+    verb.add_argument("--page-size", type=int, default=16, metavar="N")
+
+
+def run(args: argparse.Namespace) -> None:
+    if (args.prompt is None) == (args.resume is None):
+        raise Failure("either a prompt or --resume TRACE was wanted; `-` reads from standard input")
+    prompt = sys.stdin.read().strip() if args.prompt == "-" else args.prompt
+    session = open_session(args, args.trace)
+    try:
+        if args.resume:
+            job = session.resume(args.resume)
+        else:
+            from workbench.tools import toolbox
+
+            job = session.run(
+                prompt,
+                strategy=args.strategy,
+                seed=args.seed,
+                budget=pairs(args.budget, "--budget"),
+                tools=toolbox(args.tools),
+                **pairs(args.param, "--param"),
+            )
+        result = follow(job)
+    finally:
+        session.close()
+    found = finish(result, args.trace or args.resume, args.report)
+    if args.json:
+        emit(found)
+    else:
+        print(result.answer)
+        note(summary(found))
+
+
+def open_session(args: argparse.Namespace, trace: Path | None) -> Any:
+    from workbench import open_workbench
+
+    if trace is not None:
+        trace.parent.mkdir(parents=True, exist_ok=True)
+    note(f"loading {args.model}")
+    session = open_workbench(
+        model=args.model,
+        backend=args.backend,
+        weights=args.weights,
+        pages=args.pages,
+        page_size=args.page_size,
+        window=args.window,
+        trace=trace,
+    )
+    return session
+
+
+def follow(job: Any) -> Any:
+    """Wait for a run with live counts on standard error. Ctrl-C cancels it and goes on up."""
+    progress = Progress()
+    start = time.monotonic()
+    try:
+        while not job.done:
+            progress.show(live(job, time.monotonic() - start))
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        job.cancel()
+        raise
+    finally:
+        progress.done()
+    return job.wait()
+
+
+def live(job: Any, seconds: float) -> str:
+    counts = job.counts()
+    return (
+        f"{seconds:5.1f} s  {counts['sampled']:,} sampled  {counts['resident']:,} in memory"
+        f"  {counts['pages']:,} pages  {counts['pruned']:,} pruned  {counts['nodes']:,} nodes"
+    )
+
+
+def finish(result: Any, trace: Path | None, report: Path | None) -> dict[str, Any]:
+    """The run's JSON, its page written if one was asked for."""
+    found = dict(result.summary)
+    found["trace"] = str(trace) if trace else None
+    found["report"] = None
+    if report is not None:
+        if trace is None:
+            raise Failure("--report needs a recorded run; add --trace F")
+        from workbench.trace.export import export
+
+        report.parent.mkdir(parents=True, exist_ok=True)
+        export(trace, "html", report)
+        found["report"] = str(report)
+    return found
+
+
+def summary(found: dict[str, Any]) -> str:
+    """A run in six lines for people."""
+    tokens, kv, tree = found["tokens"], found["kv"], found["tree"]
+    lines = [
+        f"finish      {found['finish']}",
+        f"tokens      {tokens['sampled']:,} sampled, {tokens['computed']:,} computed,"
+        f" {tokens['reused']:,} reused",
+        f"speed       {found['tok_s']:.1f} tok/s, first token after {found['ttft_s']:.2f} s",
+        f"memory      peak {kv['peak_tokens']:,} tokens in {kv['peak_pages']:,} pages of"
+        f" {kv['page_size']}; {kv['pruned_tokens']:,} pruned, {kv['reencoded_tokens']:,} re-encoded",
+        f"tree        {tree['nodes']:,} nodes, depth {tree['depth']}",
+    ]
+    lines += [f"{key:11} {found[key]}" for key in ("trace", "report") if found.get(key)]
+    return "\n".join(lines)
