@@ -1,0 +1,363 @@
+"""The grammar of a Thread-2 tree (2507.16784), aware of depth, structure and content tokenised apart.
+
+    {"reasoning":[TASK,…],"answer":"…"}
+    TASK = {"thought":"…"[,"tooluse":{"tool_name":"…","parameters":{…},"tool_result":…}]
+            [,"subtasks":[TASK,…]],"conclusion":"…"}
+
+Fields stand in this order and are absent when null; separators are compact. Each piece of structure is
+the tokenizer's own encoding of that piece, so no token straddles a list's bracket and a prune boundary is
+a token boundary. After a task's `]` only `conclusion` is legal, `answer` only at the root. Parameters are
+typed by the tool's schema; `tool_result` is any JSON value, put in by the runtime.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.engine.grammar import (
+    GrammarError,
+    GrammarMatcher,
+    Mask,
+    Schema,
+    Vocabulary,
+    allow,
+    allowed,
+    compile_schema,
+)
+
+
+class Place(IntEnum):
+    """Where in the tree the stream stands: the content whose tokens come next."""
+
+    START = 0
+    THOUGHT = 1
+    PARAMETERS = 2
+    RESULT = 3
+    CONCLUSION = 4
+    ANSWER = 5
+    END = 6  # an end token, which stands in the stream
+    DONE = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A run of structure tokens and the content behind it."""
+
+    tokens: tuple[int, ...]
+    to: Place
+    depth: int  # open tasks behind it
+    tool: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    place: Place = Place.START
+    depth: int = 0
+    tool: int | None = None
+    text: int = 0  # state of the string automaton
+    count: int = 0  # content tokens so far
+    value: tuple[int, ...] = ()  # tokens of a JSON value so far
+    rules: tuple[Rule, ...] = ()  # candidates while a run of structure is under way
+    at: int = 0  # their tokens already seen
+
+
+@dataclass(frozen=True, slots=True)
+class ToolShape:
+    """Name of a tool and the JSON schema of its parameters."""
+
+    name: str
+    parameters: Schema
+
+
+@dataclass(frozen=True, slots=True)
+class TreeShape:
+    """What trees may look like. `max_text` bounds the tokens of one string."""
+
+    tools: tuple[ToolShape, ...] = ()
+    max_depth: int = 5
+    max_text: int | None = None
+    answer: Schema | None = None  # None: a string
+
+
+class TreeGrammar:
+    """The rules of a shape over one vocabulary; matchers of one grammar share them."""
+
+    def __init__(self, vocabulary: Vocabulary, shape: TreeShape = TreeShape()) -> None:
+        if shape.max_depth < 1:
+            raise GrammarError(f"tree: max_depth {shape.max_depth} came; at least 1 is wanted")
+        self.vocabulary = vocabulary
+        self.shape = shape
+        self.strings = Strings(vocabulary)
+        self.schemas = [compile_schema(tool.parameters) for tool in shape.tools]
+        self.any_json = compile_schema({})
+        self.answer = None if shape.answer is None else compile_schema(shape.answer)
+        self._rules: dict[tuple[Place, int], tuple[Rule, ...]] = {}
+
+    def matcher(self) -> "TreeMatcher":
+        return TreeMatcher(self)
+
+    def rules(self, place: Place, depth: int) -> tuple[Rule, ...]:
+        key = (place, depth)
+        if key not in self._rules:
+            self._rules[key] = tuple(self._make(place, depth))
+        return self._rules[key]
+
+    def _make(self, place: Place, depth: int) -> list[Rule]:
+        item = ['{"', "thought", '":"']
+        answer = ["answer", '":"' if self.answer is None else '":']
+        if place is Place.START:
+            return [self._rule(['{"', "reasoning", '":', "[", *item], Place.THOUGHT, 1)]
+        if place is Place.THOUGHT:
+            return [*self._calls(depth), *self._after(['","'], depth)]
+        if place is Place.PARAMETERS:
+            return [self._rule([',"', "tool_result", '":'], Place.RESULT, depth)]
+        if place is Place.RESULT:
+            return self._after(["}", ',"'], depth)
+        if place is Place.CONCLUSION:
+            up = ["conclusion", '":"'] if depth > 1 else answer
+            to = Place.CONCLUSION if depth > 1 else Place.ANSWER
+            return [
+                self._rule(['"}', ",", *item], Place.THOUGHT, depth),
+                self._rule(['"}', "]", ',"', *up], to, depth - 1),
+            ]
+        if place is Place.ANSWER:
+            return [self._rule(['"}' if self.answer is None else "}"], Place.END, 0)]
+        return []
+
+    def _after(self, head: list[str], depth: int) -> list[Rule]:
+        down = [*head, "subtasks", '":', "[", '{"', "thought", '":"']
+        deeper = [self._rule(down, Place.THOUGHT, depth + 1)] if depth < self.shape.max_depth else []
+        return [*deeper, self._rule([*head, "conclusion", '":"'], Place.CONCLUSION, depth)]
+
+    def _calls(self, depth: int) -> list[Rule]:
+        head = ['","', "tooluse", '":', '{"', "tool_name", '":"']
+        return [
+            self._rule([*head, tool.name, '","', "parameters", '":'], Place.PARAMETERS, depth, i)
+            for i, tool in enumerate(self.shape.tools)
+        ]
+
+    def _rule(self, pieces: list[str], to: Place, depth: int, tool: int | None = None) -> Rule:
+        tokens = [token for piece in pieces for token in self.vocabulary.encode(piece)]
+        return Rule(tuple(tokens), to, depth, tool)
+
+
+class TreeMatcher:
+    """Follows the full emitted stream of one tree, tool results included; what is pruned does not matter.
+
+    States are values, so that a copy or a rollback of any length is cheap; the live llguidance matcher
+    inside a JSON value is rebuilt from the value's few tokens where it does not fit.
+    """
+
+    def __init__(self, grammar: TreeGrammar, history: Sequence[State] = (State(),)) -> None:
+        self.grammar = grammar
+        self._history = list(history)
+        self._live: GrammarMatcher | None = None
+        self._live_for: tuple[Place, int | None, tuple[int, ...]] | None = None
+
+    @property
+    def state(self) -> State:
+        return self._history[-1]
+
+    @property
+    def finished(self) -> bool:
+        return self.state.place is Place.DONE
+
+    @property
+    def wants_result(self) -> bool:
+        """The stream stands right behind `"tool_result":`."""
+        state = self.state
+        return state.place is Place.RESULT and not state.rules and not state.value
+
+    def fill(self, row: Mask) -> None:
+        state = self.state
+        row[:] = 0
+        if state.rules:
+            allow(row, [rule.tokens[state.at] for rule in state.rules])
+            return
+        if state.place >= Place.END:
+            allow(row, sorted(self.grammar.vocabulary.eos))
+            return
+        leave = True
+        if self._is_text(state):
+            leave = state.text == 0
+            limit = self.grammar.shape.max_text
+            if not leave or limit is None or state.count < limit:
+                row[:] = self.grammar.strings.mask(state.text)
+        elif state.place is not Place.START:
+            value = self._value(state)
+            leave = value.accepting
+            if not value.finished:
+                value.fill(row)
+                row &= self._no_end
+        if leave:
+            allow(row, [rule.tokens[0] for rule in self.grammar.rules(state.place, state.depth)])
+
+    def consume(self, token: int) -> None:
+        self._history.append(self._next(self.state, token))
+
+    def rollback(self, n: int) -> None:
+        if not 0 <= n < len(self._history):
+            raise GrammarError(f"tree: cannot take back {n} tokens, {len(self._history) - 1} came")
+        del self._history[len(self._history) - n :]
+
+    def copy(self) -> "TreeMatcher":
+        return TreeMatcher(self.grammar, self._history)
+
+    def _next(self, state: State, token: int) -> State:
+        if state.rules:
+            return self._follow(state, state.rules, state.at, token)
+        if state.place >= Place.END:
+            if token in self.grammar.vocabulary.eos:
+                return State(Place.DONE)
+            raise self._refuse(state, token)
+        if self._is_text(state):
+            text = self.grammar.strings.after(state.text, token)
+            if text is not None:
+                return replace(state, text=text, count=state.count + 1)
+            if state.text != 0:
+                raise self._refuse(state, token)
+        elif state.place is not Place.START:
+            value = self._value(state)
+            if not value.finished and token not in self.grammar.vocabulary.eos:
+                row: Mask = np.zeros(self.grammar.vocabulary.words, dtype=np.int32)
+                value.fill(row)
+                if allowed(row, token):
+                    value.consume(token)
+                    longer = (*state.value, token)
+                    self._live_for = (state.place, state.tool, longer)
+                    return replace(state, value=longer, count=state.count + 1)
+            if not value.accepting:
+                raise self._refuse(state, token)
+        return self._follow(state, self.grammar.rules(state.place, state.depth), 0, token)
+
+    def _follow(self, state: State, rules: tuple[Rule, ...], at: int, token: int) -> State:
+        left = tuple(rule for rule in rules if rule.tokens[at] == token)
+        if not left:
+            raise self._refuse(state, token)
+        done = next((rule for rule in left if len(rule.tokens) == at + 1), None)
+        if done is not None:
+            return State(done.to, done.depth, done.tool)
+        return replace(state, rules=left, at=at + 1)
+
+    def _is_text(self, state: State) -> bool:
+        if state.place is Place.ANSWER:
+            return self.grammar.answer is None
+        return state.place in (Place.THOUGHT, Place.CONCLUSION)
+
+    def _value(self, state: State) -> GrammarMatcher:
+        key = (state.place, state.tool, state.value)
+        if self._live is None or self._live_for != key:
+            self._live = GrammarMatcher(self.grammar.vocabulary, self._schema(state), "JSON value")
+            for token in state.value:
+                self._live.consume(token)
+            self._live_for = key
+        return self._live
+
+    def _schema(self, state: State) -> str:
+        if state.place is Place.PARAMETERS:
+            assert state.tool is not None
+            return self.grammar.schemas[state.tool]
+        if state.place is Place.ANSWER and self.grammar.answer is not None:
+            return self.grammar.answer
+        return self.grammar.any_json
+
+    @property
+    def _no_end(self) -> Mask:
+        return ~self.grammar.vocabulary.mask(sorted(self.grammar.vocabulary.eos))
+
+    def _refuse(self, state: State, token: int) -> GrammarError:
+        tokens = self.grammar.vocabulary.tokens
+        came = tokens[token] if 0 <= token < len(tokens) else token
+        rules = state.rules or self.grammar.rules(state.place, state.depth)
+        wanted = [tokens[rule.tokens[state.at]] for rule in rules]
+        return GrammarError(
+            f"tree: token {came!r} cannot stand at {state.place.name.lower()}, depth {state.depth},"
+            f" token {len(self._history) - 1} of the tree; structure allowed there: {wanted}"
+        )
+
+
+_NORMAL, _ESCAPE, _HEX4, _SURROGATE, _HEX3, _HEX2, _HEX1 = range(7)
+_TAIL1, _TAIL2, _TAIL3, _AFTER_E0, _AFTER_ED, _AFTER_F0, _AFTER_F4, _DEAD = range(7, 15)
+
+
+@cache
+def _automaton() -> NDArray[np.uint8]:
+    """next[state, byte] over the inside of a JSON string: escapes, and UTF-8 without its bad forms."""
+    table: NDArray[np.uint8] = np.full((15, 256), _DEAD, dtype=np.uint8)
+    table[_NORMAL, 0x20:0x80] = _NORMAL
+    table[_NORMAL, ord('"')] = _DEAD
+    table[_NORMAL, ord("\\")] = _ESCAPE
+    table[_NORMAL, 0xC2:0xE0] = _TAIL1
+    table[_NORMAL, 0xE0:0xF0] = _TAIL2
+    table[_NORMAL, 0xF0:0xF5] = _TAIL3
+    for lead, state in ((0xE0, _AFTER_E0), (0xED, _AFTER_ED), (0xF0, _AFTER_F0), (0xF4, _AFTER_F4)):
+        table[_NORMAL, lead] = state
+    table[_TAIL1, 0x80:0xC0] = _NORMAL
+    table[_TAIL2, 0x80:0xC0] = _TAIL1
+    table[_TAIL3, 0x80:0xC0] = _TAIL2
+    table[_AFTER_E0, 0xA0:0xC0] = _TAIL1
+    table[_AFTER_ED, 0x80:0xA0] = _TAIL1
+    table[_AFTER_F0, 0x90:0xC0] = _TAIL2
+    table[_AFTER_F4, 0x80:0x90] = _TAIL2
+    table[_ESCAPE, list(b'"\\/bfnrt')] = _NORMAL
+    table[_ESCAPE, ord("u")] = _HEX4
+    digits = list(b"0123456789abcdefABCDEF")
+    for state, after in ((_HEX4, _HEX3), (_HEX3, _HEX2), (_HEX2, _HEX1), (_HEX1, _NORMAL)):
+        table[state, digits] = after
+    table[_HEX4, list(b"dD")] = _SURROGATE  # no halves of a pair: they cannot be written as UTF-8
+    table[_SURROGATE, list(b"01234567")] = _HEX2
+    return table
+
+
+class Strings:
+    """Which tokens may continue the inside of a JSON string, by state of the automaton."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._masks: dict[int, Mask] = {}
+        self._after: dict[int, NDArray[np.uint8]] = {}
+
+    def mask(self, state: int) -> Mask:
+        if state not in self._masks:
+            self._run(state)
+        return self._masks[state]
+
+    def after(self, state: int, token: int) -> int | None:
+        """State behind `token`; None where it cannot stand."""
+        if state not in self._after:
+            self._run(state)
+        ends = self._after[state]
+        if not 0 <= token < ends.size or ends[token] == _DEAD:
+            return None
+        return int(ends[token])
+
+    def _run(self, state: int) -> None:
+        size = self._vocabulary.size
+        text, length = self._bytes
+        ends: NDArray[np.uint8] = np.full(size, state, dtype=np.uint8)
+        table = _automaton()
+        for column in range(text.shape[1]):
+            live = np.flatnonzero(length > column)
+            ends[live] = table[ends[live], text[live, column]]
+        ends[length == 0] = _DEAD
+        self._after[state] = ends
+        bits = np.zeros(self._vocabulary.words * 32, dtype=bool)
+        bits[:size] = ends != _DEAD
+        self._masks[state] = np.packbits(bits, bitorder="little").view(np.int32)
+
+    @property
+    def _bytes(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        vocabulary = self._vocabulary
+        skip = vocabulary.special | vocabulary.eos
+        kept = [b"" if i in skip else token for i, token in enumerate(vocabulary.tokens)]
+        length = np.zeros(vocabulary.size, dtype=np.int64)
+        length[: len(kept)] = [len(token) for token in kept]
+        text = np.zeros((vocabulary.size, int(length.max(initial=1))), dtype=np.uint8)
+        for i, token in enumerate(kept):
+            text[i, : len(token)] = np.frombuffer(token, dtype=np.uint8)
+        return text, length

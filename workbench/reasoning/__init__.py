@@ -1,0 +1,1 @@
+"""What to ask next: strategies, and the trees that they grow."""
