@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> None:
         room = importlib.import_module(KINDS[args.what])
     except ModuleNotFoundError as error:
         raise Failure(
-            f"bench {args.what} was wanted, but {error.name} is not there; see CHANGELOG.md for what"
-            " this version measures, and `workbench doctor` for what this machine offers"
+            f"bench {args.what} was wanted, but {error.name} is not there; see CHANGELOG.md for"
+            " what this version measures, and `workbench doctor` for what this machine offers"
         ) from error
     rows = []
     for row in room.rows(args):

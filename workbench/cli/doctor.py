@@ -57,7 +57,9 @@ def driver() -> str | None:
         from cupy.cuda import runtime
 
         version = int(runtime.driverGetVersion())
-    except Exception:  # no cupy, or one that does not fit the driver: a fact to report, not a failure
+    except (
+        Exception
+    ):  # no cupy, or one that does not fit the driver: a fact to report, not a failure
         return None
     return f"CUDA {version // 1000}.{version % 1000 // 10}"
 

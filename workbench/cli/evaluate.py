@@ -73,7 +73,9 @@ def one(session: Any, args: argparse.Namespace, seed: int, place: int) -> dict[s
     }
 
 
-def row(args: argparse.Namespace, seed: int | None, outcomes: list[dict[str, Any]]) -> dict[str, Any]:
+def row(
+    args: argparse.Namespace, seed: int | None, outcomes: list[dict[str, Any]]
+) -> dict[str, Any]:
     right = sum(o["right"] for o in outcomes)
     wall = sum(o["wall_s"] for o in outcomes)
     tokens = {k: sum(o["tokens"][k] or 0 for o in outcomes) for k in outcomes[0]["tokens"]}

@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> None:
             elif not announced or "[E " in line:
                 note(line.rstrip())
         if code := server.wait():
-            raise Failure(f"JupyterLab was wanted, it ended with status {code}; its words are above")
+            raise Failure(
+                f"JupyterLab was wanted, it ended with status {code}; its words are above"
+            )
     finally:
         if server.poll() is None:
             server.terminate()

@@ -1,6 +1,7 @@
 """`workbench VERB …`: parses, runs one verb, turns its outcome into an exit status.
 
-0 done, 1 failed (one line on standard error; a traceback with `--debug`), 2 wrong usage, 130 interrupted.
+0 done, 1 failed (one line on standard error; a traceback with `--debug`), 2 wrong usage,
+130 interrupted.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def shown(value: Any) -> str:
 
 
 class Progress:
-    """A line on standard error that is written over; plain lines, seldom, where that is no terminal."""
+    """A line on standard error that is written over; plain and seldom where that is no terminal."""
 
     def __init__(self, every: float = 0.2, plain_every: float = 5.0) -> None:
         self._tty = sys.stderr.isatty()

@@ -21,7 +21,9 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--tools", default="", metavar="LIST", help="names that a tree may call")
     verb.add_argument("--trace", type=Path, metavar="F", help="record the run there")
     verb.add_argument("--report", type=Path, metavar="F.html", help="a self-contained page")
-    verb.add_argument("--resume", type=Path, metavar="TRACE", help="go on from a killed run's trace")
+    verb.add_argument(
+        "--resume", type=Path, metavar="TRACE", help="go on from a killed run's trace"
+    )
     engine_options(verb)
     verb.set_defaults(handler=run)
 
@@ -133,8 +135,9 @@ def summary(found: dict[str, Any]) -> str:
         f"tokens      {tokens['sampled']:,} sampled, {tokens['computed']:,} computed,"
         f" {tokens['reused']:,} reused",
         f"speed       {found['tok_s']:.1f} tok/s, first token after {found['ttft_s']:.2f} s",
-        f"memory      peak {kv['peak_tokens']:,} tokens in {kv['peak_pages']:,} pages of"
-        f" {kv['page_size']}; {kv['pruned_tokens']:,} pruned, {kv['reencoded_tokens']:,} re-encoded",
+        f"memory      peak {kv['peak_tokens']:,} tokens in {kv['peak_pages']:,} pages"
+        f" of {kv['page_size']}; {kv['pruned_tokens']:,} pruned,"
+        f" {kv['reencoded_tokens']:,} re-encoded",
         f"tree        {tree['nodes']:,} nodes, depth {tree['depth']}",
     ]
     lines += [f"{key:11} {found[key]}" for key in ("trace", "report") if found.get(key)]

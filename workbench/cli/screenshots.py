@@ -11,7 +11,9 @@ from workbench.cli.trace import existing
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb = verbs.add_parser("screenshots", parents=[common], help="pictures of every view")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
-    verb.add_argument("--trace", type=Path, default=Path("binder/traces/first_run.wbt"), metavar="F")
+    verb.add_argument(
+        "--trace", type=Path, default=Path("binder/traces/first_run.wbt"), metavar="F"
+    )
     verb.set_defaults(handler=run)
 
 

@@ -22,7 +22,9 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 def existing(path: Path) -> Path:
     if not path.is_file():
-        raise Failure(f"a trace was wanted, {path} is no file; `workbench run … --trace F` makes one")
+        raise Failure(
+            f"a trace was wanted, {path} is no file; `workbench run … --trace F` makes one"
+        )
     return path
 
 

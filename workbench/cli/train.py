@@ -26,6 +26,8 @@ def recipes() -> list[str]:
 def run(args: argparse.Namespace) -> None:
     known = recipes()
     if args.recipe not in known:
-        there = f"there are {', '.join(known)}" if known else "this version has no training recipe yet"
+        there = (
+            f"there are {', '.join(known)}" if known else "this version has no training recipe yet"
+        )
         raise Failure(f"recipe {args.recipe!r} was wanted, but {there}; see CHANGELOG.md")
     importlib.import_module(f"workbench.train.{args.recipe}").main(args)
