@@ -26,8 +26,8 @@ class Room:
 
 
 DOORS = (
-    "workbench w:words w:events w:commands w:settings w:session w:forward w:engine w:model w:ops w:cpu"
-    " w:kv w:trace w:reasoning w:tools w:tasks w:experts"
+    "workbench w:words w:events w:commands w:settings w:session w:forward w:engine w:model w:ops"
+    " w:cpu w:kv w:trace w:reasoning w:tools w:tasks w:experts"
 )
 ROOMS: dict[str, Room] = {
     "workbench": Room("w:session w:trace w:settings w:words w:reasoning"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.cli.output import Failure, Progress, Verbs, emit, note, pairs
+from workbench.cli.toolbox import toolbox
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -48,8 +49,6 @@ def run(args: argparse.Namespace) -> None:
         if args.resume:
             job = session.resume(args.resume)
         else:
-            from workbench.tools import toolbox
-
             job = session.run(
                 prompt,
                 strategy=args.strategy,
