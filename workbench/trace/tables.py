@@ -9,8 +9,11 @@ Dtypes: u1 u2 u4 i4 f4 f8 as in numpy (little-endian); "str" is UTF-8 (offsets u
 "bytes" the same without a promise of valid UTF-8.
 """
 
+from workbench.words import Provenance
+
 NEVER = 0xFFFFFFFF  # u4: not yet, or not at all
 NOBODY = -1  # i4: no node, no parent, no branch
+GOES_ON = 255  # pages.reason: not freed; the stay lasts, or the page's next row goes on with it
 
 TABLES: dict[str, dict[str, str]] = {
     # one row an engine step, in order; waits are the gaps between t + dt and the next t
@@ -30,7 +33,10 @@ TABLES: dict[str, dict[str, str]] = {
         "pages": "u4",  # pages held after it
         "waiting": "u2",
     },
-    # one row a stream token of a branch, in order of appearance; a fork's row holds only its own tokens
+    # one row a stream token of a branch, in order of appearance. A fork has rows for its own tokens only,
+    # and for those below its fork point that had left memory and were encoded again for it (their `index`
+    # is below that of its parent's row `branches.at`). Tokens that an edit replaced keep their rows: of
+    # two rows of one branch and index the later one is the text.
     "tokens": {
         "branch": "u2",  # row of `branches`
         "index": "u4",  # in the branch's stream
@@ -38,8 +44,10 @@ TABLES: dict[str, dict[str, str]] = {
         "node": "i4",  # row of `nodes`
         "field": "u1",  # words.Field
         "origin": "u1",  # words.Origin
-        "born": "u4",  # step after which it is in memory
-        "died": "u4",  # step from which it is not (pruned, edited, branch dropped), or NEVER
+        # step after which it is in the stream; its K and V come with the next pass of its branch
+        "born": "u4",
+        # step from which no branch has it in memory (pruned, edited, dropped), or NEVER
+        "died": "u4",
         "logprob": "f4",  # NaN where it was not sampled
         "entropy": "f4",
     },
@@ -64,7 +72,7 @@ TABLES: dict[str, dict[str, str]] = {
         "pinned": "u1",
         "called": "u4",  # step of its tool call
         "tool_ok": "u1",
-        "tool_seconds": "f4",
+        "tool_seconds": "f4",  # NaN until it returned
         "path": "str",
         "title": "str",
         "tool": "str",
@@ -80,8 +88,8 @@ TABLES: dict[str, dict[str, str]] = {
         "from": "u4",  # steps
         "to": "u4",
         "used": "u2",  # slots taken at the end of the stay, or now
-        "reason": "u1",  # words.FreeReason of its end
-        "copied_from": "i4",  # page it was copied from on write
+        "reason": "u1",  # words.FreeReason of its end, or GOES_ON
+        "copied_from": "i4",  # page it was copied from on write, or NOBODY
         "pinned": "u1",
     },
     "refcounts": {"stay": "u4", "step": "u4", "count": "u2"},  # changes, `stay` is a row of `pages`
@@ -123,10 +131,20 @@ TABLES: dict[str, dict[str, str]] = {
     },
     # expert load: routed tokens a step, layer and expert; only where the net has experts
     "routes": {"step": "u4", "layer": "u2", "expert": "u2", "count": "u2"},
-    "marks": {"step": "u4", "t": "f8", "kind": "str", "text": "str"},  # commands, pauses, notes, losses
+    # kind: command, refused (text is JSON: command, arguments, outcome or why), pause, resume, note, loss
+    "marks": {"step": "u4", "t": "f8", "kind": "str", "text": "str"},
 }
 
 META = (
     "model backend page_size pages window limit layers experts started_at complete live provenance "
     "versions reasons last_step"
 ).split()
+
+# what is not told by a fact but follows from several; all else is measured or told
+DERIVED = {
+    name: Provenance.DERIVED.value
+    for name in (
+        "steps.unpruned steps.tokens tokens.node tokens.field tokens.born tokens.died nodes.depth nodes.first "
+        "nodes.last pages.node pages.second pages.used branches.at routes.count"
+    ).split()
+}

@@ -1,0 +1,384 @@
+"""Facts to tables, one fact at a time: requests, branches, tokens, nodes and steps.
+
+`TableBuilder.apply` is a reducer: what it does depends on the facts so far alone. Pages are in `stays`.
+"""
+
+import json
+from array import array
+from collections.abc import Callable, Iterable
+from math import nan
+from typing import Any
+
+import numpy as np
+
+from workbench import events as ev
+from workbench.trace.columns import Tables
+from workbench.trace.stays import Stays
+from workbench.trace.streams import UNKNOWN, Rows, Stream
+from workbench.trace.spans import Spans
+from workbench.trace.tables import DERIVED, NEVER, NOBODY
+from workbench.words import Field, NodeKind, Origin
+
+WITH_FIELDS = (Field.THOUGHT, Field.CALL, Field.RESULT, Field.CONCLUSION)
+
+
+class TableBuilder:
+    """Owns `tables` and brings them up to date with each event."""
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.tables.meta |= {"complete": False, "live": True, "last_step": -1, "provenance": DERIVED}
+        self._facts = 0
+        self._t = 0.0
+        self._requests: dict[int, int] = {}
+        self._nodes: dict[int, int] = {}
+        self._streams: dict[int, Stream] = {}
+        self._by_row: list[Stream] = []
+        self._holders = array("I")  # per row of tokens: live branches that have it in memory
+        self._births = array("I")  # per row of tokens: number of the fact that brought it
+        self._waiting: dict[int, list[int]] = {}  # branch row -> nodes whose first token is to come
+        self._lost: dict[int, int] = {}  # branch row -> tokens that its prunes took out of memory
+        self._stays = Stays(self.tables, self._streams)
+        self._apply: dict[type[ev.Event], Callable[[Any], None]] = {
+            cls: handler
+            for name, cls in ev.EVENTS.items()
+            if (handler := getattr(self, f"_on_{name}", None) or getattr(self._stays, f"on_{name}", None))
+        }
+
+    def apply(self, events: Iterable[ev.Event]) -> Tables:
+        """Take events in their order; returns the tables, one revision later if there were any."""
+        any_event = False
+        handlers = self._apply
+        for event in events:
+            self._facts += 1
+            any_event = True
+            if (handler := handlers.get(type(event))) is not None:
+                handler(event)
+        if any_event:
+            self._stays.settle(self.tables.meta["last_step"])
+            self.tables.touch()
+        return self.tables
+
+    # ---- the run ----
+
+    def _on_RunStarted(self, e: ev.RunStarted) -> None:
+        for name in ("model backend page_size pages window limit layers experts started_at "
+                     "versions reasons").split():
+            self.tables.meta[name] = getattr(e, name)
+        self._stays.page_size = e.page_size
+
+    def _on_RunEnded(self, e: ev.RunEnded) -> None:
+        self.tables.meta |= {"complete": e.complete, "live": False}
+
+    def _on_RequestOpened(self, e: ev.RequestOpened) -> None:
+        self._t = e.t
+        self._requests[e.request] = self.tables["requests"].append(
+            e.request, e.step, NEVER, e.title, e.strategy, e.params, "", "", ""
+        )
+
+    def _on_RequestEnded(self, e: ev.RequestEnded) -> None:
+        row = self._requests.get(e.request)
+        if row is None:
+            return
+        requests = self.tables["requests"]
+        requests.set("closed", row, e.step)
+        for name in ("finish", "answer", "error"):
+            requests.set(name, row, str(getattr(e, name)))
+
+    # ---- branches ----
+
+    def _on_BranchOpened(self, e: ev.BranchOpened) -> None:
+        parent = self._streams.get(e.parent) if e.parent is not None else None
+        at = min(e.at, parent.length) if parent else 0
+        row = self.tables["branches"].append(
+            e.seq, self._requests.get(e.request, 0), parent.row if parent else NOBODY,
+            NEVER, e.step, NEVER, e.reused, "running",
+        )
+        stream = Stream(e.seq, row, parent, at, Spans(), NOBODY)
+        if parent:
+            self._inherit(stream, parent, e.step)
+        self._streams[e.seq] = stream
+        self._by_row.append(stream)
+
+    def _inherit(self, stream: Stream, parent: Stream, step: int) -> None:
+        at = stream.at
+        differs = parent.rowat(at) if at < parent.length else self.tables["tokens"].rows
+        self.tables["branches"].set("at", stream.row, differs)
+        stream.fielded = parent.fielded
+        stream.node = self._innermost(parent, at)
+        stream.sampled_last = parent.sampled_last and at == parent.length
+        row = parent.rowat(at) if at < parent.length else UNKNOWN
+        fact = self._births[row] if row != UNKNOWN else self._facts
+        stream.cuts = [(0, a, min(b, at)) for n, a, b in parent.cuts if n < fact and a < at]
+        for a, b in parent.memory_at(at, fact).spans:
+            rows = parent.rows(a, b)
+            for place in np.flatnonzero(np.frombuffer(self._holders, np.uint32)[rows] == 0).tolist():
+                stream.redone[a + place] = self._again(stream, int(rows[place]), step)
+            np.frombuffer(self._holders, np.uint32)[stream.rows(a, b)] += 1
+            stream.resident.append(a, b)
+
+    def _again(self, stream: Stream, old: int, step: int) -> int:
+        """A row for a token that had left memory and is encoded again for a fork."""
+        cell = self.tables["tokens"].cell
+        return self._row(stream, cell("index", old), cell("id", old), cell("node", old),
+                         cell("field", old), cell("origin", old), step,
+                         cell("logprob", old), cell("entropy", old))
+
+    def _innermost(self, parent: Stream, at: int) -> int:
+        """The node that a fork's first token belongs to, until a fact says otherwise."""
+        row = parent.rowat(at) if at < parent.length else UNKNOWN
+        return parent.node if row == UNKNOWN else self.tables["tokens"].cell("node", row)
+
+    def _on_BranchDropped(self, e: ev.BranchDropped) -> None:
+        stream = self._streams.get(e.seq)
+        if stream is None or not stream.live:
+            return
+        stream.live = False
+        self._leave(stream.rows_of(stream.resident.spans), e.step)
+        self._lost.pop(stream.row, None)
+        stream.resident = Spans()
+        self.tables["branches"].set("closed", stream.row, e.step)
+        self.tables["branches"].set("state", stream.row, e.reason)
+
+    def _leave(self, rows: Rows, step: int) -> Rows:
+        """One branch fewer has `rows` in memory; returns those that nobody has any more."""
+        if not len(rows):
+            return rows
+        holders = np.frombuffer(self._holders, np.uint32)
+        holders[rows] -= np.minimum(holders[rows], 1)
+        dead: Rows = rows[holders[rows] == 0]
+        self.tables["tokens"].column("died").set_rows(dead, step)
+        return dead
+
+    def _on_BranchPreempted(self, e: ev.BranchPreempted) -> None:
+        if (stream := self._streams.get(e.seq)) is not None:
+            self.tables["branches"].set("state", stream.row, "preempted")
+
+    def _on_BranchRestored(self, e: ev.BranchRestored) -> None:
+        if (stream := self._streams.get(e.seq)) is not None:
+            self._stays.touch(stream, 0)
+            self.tables["branches"].set("state", stream.row, "running")
+
+    # ---- tokens ----
+
+    def _on_TokenKnown(self, e: ev.TokenKnown) -> None:
+        self.tables["vocabulary"].append(e.token, e.text)
+
+    def _on_TokensFed(self, e: ev.TokensFed) -> None:
+        stream = self._streams.get(e.seq)
+        if stream is None:
+            return
+        self._make_room(stream, e.index, e.step)
+        if e.origin is Origin.PROMPT:
+            field = Field.PROMPT
+        elif e.origin is Origin.TOOL:
+            field = Field.RESULT
+        else:
+            field = Field.STRUCTURE if stream.fielded else Field.TEXT
+        for index, token in enumerate(e.tokens, e.index):
+            self._add(stream, index, token, field, e.origin, e.step, nan, nan)
+        stream.sampled_last = False
+
+    def _on_TokenSampled(self, e: ev.TokenSampled) -> None:
+        stream = self._streams.get(e.seq)
+        if stream is None:
+            return
+        if e.index != stream.length:
+            self._make_room(stream, e.index, e.step)
+        field = Field.STRUCTURE if stream.fielded else Field.TEXT
+        row = self._add(stream, e.index, e.token, field, Origin.SAMPLED, e.step, e.logprob, e.entropy)
+        stream.sampled_last = True
+        add = self.tables["alternatives"].append
+        for token, logprob in zip(e.top_ids, e.top_logprobs, strict=False):
+            add(row, token, logprob)
+
+    def _make_room(self, stream: Stream, index: int, step: int) -> None:
+        """Bring a stream to length `index`: what lay behind was edited away; a gap has no rows."""
+        if index < stream.length:
+            self._leave(stream.rows_of(stream.resident.remove(index, stream.length)), step)
+            stream.truncate(index)
+            self._lost[stream.row] = sum(map(len, stream.gone))
+            stream.node = self._still_open(stream, index)
+            entry = stream.resident.count
+            self._stays.cut(stream, entry)
+        while stream.length < index:
+            stream.own.append(UNKNOWN)
+
+    def _still_open(self, stream: Stream, index: int) -> int:
+        row = stream.rowat(index - 1) if index else UNKNOWN
+        return NOBODY if row == UNKNOWN else self.tables["tokens"].cell("node", row)
+
+    def _add(self, stream: Stream, index: int, token: int, field: int, origin: int, step: int,
+             logprob: float, entropy: float) -> int:
+        row = self._row(stream, index, token, stream.node, field, origin, step, logprob, entropy)
+        self._holders[row] = 1
+        stream.own.append(row)
+        if stream.dirty is None:
+            self._stays.touch(stream, stream.resident.count)
+        stream.resident.append(index, index + 1)
+        if stream.row in self._waiting:
+            for node in self._waiting.pop(stream.row):
+                self.tables["nodes"].set("first", node, row)
+        return row
+
+    def _row(self, stream: Stream, index: int, token: int, node: int, field: int, origin: int,
+             step: int, logprob: float, entropy: float) -> int:
+        self._holders.append(0)
+        self._births.append(self._facts)
+        return self.tables["tokens"].append(
+            stream.row, index, token, node, field, origin, step, NEVER, logprob, entropy
+        )
+
+    # ---- the tree ----
+
+    def _on_NodeOpened(self, e: ev.NodeOpened) -> None:
+        stream = self._streams.get(e.seq)
+        parent = self._nodes.get(e.parent, NOBODY) if e.parent is not None else NOBODY
+        nodes = self.tables["nodes"]
+        depth = nodes.cell("depth", parent) + 1 if parent != NOBODY else 0
+        first = stream.rowat(e.index) if stream else UNKNOWN
+        row = nodes.append(
+            e.node, parent, stream.row if stream else 0, e.kind, min(depth, 255), e.owner, min(e.lap, 255),
+            e.step, NEVER, NEVER, first, NEVER, NEVER, NEVER, 0, NEVER, 0, nan, e.path, "", "", "",
+        )
+        self._nodes[e.node] = row
+        if stream is None:
+            return
+        if first == UNKNOWN:
+            self._waiting.setdefault(stream.row, []).append(row)
+        stream.node = row
+        self._give(stream, max(e.index, stream.at), stream.length, row)
+
+    def _give(self, stream: Stream, start: int, stop: int, node: int, field: int | None = None) -> None:
+        """Stream tokens [start, stop) belong to `node`."""
+        if start >= stop:
+            return
+        rows = stream.rows(start, stop)
+        self.tables["tokens"].column("node").set_rows(rows, node)
+        if field is not None:
+            self.tables["tokens"].column("field").set_rows(rows, field)
+        self._stays.touch(stream, stream.resident.entry(start))
+
+    def _on_NodeTitled(self, e: ev.NodeTitled) -> None:
+        if e.node in self._nodes:
+            self.tables["nodes"].set("title", self._nodes[e.node], e.title)
+
+    def _on_FieldSpanned(self, e: ev.FieldSpanned) -> None:
+        stream, node = self._streams.get(e.seq), self._nodes.get(e.node)
+        if stream is None or node is None:
+            return
+        if not stream.fielded and e.field in WITH_FIELDS:
+            self._field(stream)
+        self._give(stream, e.start, e.stop, node, e.field)
+
+    def _field(self, stream: Stream) -> None:
+        """The first field of a stream: what counted as free text so far is structure."""
+        stream.fielded = True
+        rows = stream.rows(0, stream.length)
+        column = self.tables["tokens"].column("field")
+        column.set_rows(rows[column.take(rows) == Field.TEXT], Field.STRUCTURE)
+
+    def _on_ListSpanned(self, e: ev.ListSpanned) -> None:
+        stream, node = self._streams.get(e.seq), self._nodes.get(e.node)
+        if stream is None or node is None or e.start >= e.stop:
+            return
+        self.tables["nodes"].set("list_first", node, stream.rowat(e.start))
+        self.tables["nodes"].set("list_last", node, min(NEVER, stream.rowat(e.stop - 1) + 1))
+
+    def _on_NodeClosed(self, e: ev.NodeClosed) -> None:
+        node = self._nodes.get(e.node)
+        if node is None:
+            return
+        nodes = self.tables["nodes"]
+        stream = self._by_row[nodes.cell("branch", node)]
+        nodes.set("closed", node, e.step)
+        last = stream.rowat(e.index - 1) if e.index else UNKNOWN
+        nodes.set("last", node, min(NEVER, last + 1))
+        nodes.set("conclusion", node, e.conclusion)
+        if stream.node == node:
+            stream.node = nodes.cell("parent", node)
+            self._give(stream, max(e.index, stream.at), stream.length, stream.node)
+
+    def _on_ToolCalled(self, e: ev.ToolCalled) -> None:
+        if e.node in self._nodes:
+            self.tables["nodes"].set("called", self._nodes[e.node], e.step)
+            self.tables["nodes"].set("tool", self._nodes[e.node], e.tool)
+
+    def _on_ToolReturned(self, e: ev.ToolReturned) -> None:
+        self._t = e.t
+        if e.node in self._nodes:
+            self.tables["nodes"].set("tool_ok", self._nodes[e.node], int(e.ok))
+            self.tables["nodes"].set("tool_seconds", self._nodes[e.node], e.seconds)
+
+    # ---- prunes ----
+
+    def _on_Pruned(self, e: ev.Pruned) -> None:
+        stream = self._streams.get(e.seq)
+        if stream is None:
+            return
+        node = self._nodes.get(e.node, NOBODY) if e.node is not None else NOBODY
+        entry = stream.resident.entry(e.start)
+        spans = stream.resident.remove(e.start, e.stop)
+        stream.cuts.append((self._facts, e.start, e.stop))
+        self._stays.cut(stream, entry)
+        dead = self._leave(stream.rows_of(spans), e.step)
+        if len(dead):
+            stream.gone.append(np.concatenate([np.arange(a, b) for a, b in spans]))
+            self._lost[stream.row] = self._lost.get(stream.row, 0) + len(dead)
+        if node != NOBODY:
+            self.tables["nodes"].set("pruned", node, e.step)
+        known = stream.rows(e.start, e.stop)
+        self.tables["prunes"].append(
+            e.step, node, stream.row, int(known[0]) if len(known) else NEVER,
+            int(known[-1]) + 1 if len(known) else NEVER, e.removed, e.reencoded, e.rotated,
+            e.pages_freed, e.length_before, e.length_after, str(e.mode), e.cause,
+        )
+
+    # ---- steps, routes, marks ----
+
+    def _on_StepEnded(self, e: ev.StepEnded) -> None:
+        self._t = e.t + e.seconds
+        self._stays.settle(e.step)
+        self.tables["steps"].append(
+            e.t, e.seconds, e.phase, e.rows, e.prefill, e.decode, e.extend, e.reencode, e.sampled,
+            self.tables["tokens"].rows, e.resident, e.resident + sum(self._lost.values()),
+            e.pages_held, e.waiting,
+        )
+        self.tables.meta["last_step"] = e.step
+
+    def _on_Routed(self, e: ev.Routed) -> None:
+        experts, counts = np.unique(np.array(e.experts, np.int64), return_counts=True)
+        add = self.tables["routes"].append
+        for expert, count in zip(experts.tolist(), counts.tolist(), strict=True):
+            add(e.step, e.layer, expert, min(count, 0xFFFF))
+
+    def _mark(self, step: int, kind: str, text: str) -> None:
+        self.tables["marks"].append(step, self._t, kind, text)
+
+    def _on_Noted(self, e: ev.Noted) -> None:
+        self._mark(e.step, "note", e.text)
+
+    def _on_CommandAccepted(self, e: ev.CommandAccepted) -> None:
+        self._t = e.t
+        asked = f'"command":{json.dumps(e.command)},"arguments":{e.arguments or "null"}'
+        self._mark(e.step, "command", f'{{{asked},"outcome":{e.outcome or "null"}}}')
+        if e.command == "PinNode":
+            arguments = json.loads(e.arguments)
+            if (node := self._nodes.get(arguments.get("node"))) is not None:
+                self.tables["nodes"].set("pinned", node, int(arguments.get("pinned", True)))
+
+    def _on_CommandRefused(self, e: ev.CommandRefused) -> None:
+        self._t = e.t
+        asked = f'"command":{json.dumps(e.command)},"arguments":{e.arguments or "null"}'
+        self._mark(e.step, "refused", f'{{{asked},"why":{json.dumps(e.why)}}}')
+
+    def _on_RunPaused(self, e: ev.RunPaused) -> None:
+        self._t = e.t
+        self._mark(e.step, "pause", "a step was given up" if e.abandoned else "")
+
+    def _on_RunResumed(self, e: ev.RunResumed) -> None:
+        self._t = e.t
+        self._mark(e.step, "resume", "")
+
+    def _on_DetailDropped(self, e: ev.DetailDropped) -> None:
+        self._mark(e.step, "loss", f"{e.count} × {e.kind}")
