@@ -1,13 +1,14 @@
 """Tool chains: each step needs the result of the one before, and the whole state fits in one line.
 
-The tree is the trie of the steps' three-digit labels: tasks of hundreds, of tens, and of single steps, so
-that fan-out is at most ten and every decision is a copy or a comparison. A sliding window over flat text
-can serve these as well (`nested` has the families that it cannot).
+The tree is the trie of the steps' three-digit labels: tasks of hundreds, of tens, and of single
+steps, so that fan-out is at most ten and every decision is a copy or a comparison. A sliding
+window over flat text can serve these as well (`nested` has the families that it cannot).
 """
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from workbench.tasks.gold import Call, Problem, Work
 
@@ -82,7 +83,7 @@ def fetch(level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3)) -> Pr
     start = " ".join(state)
     results: dict[str, dict[str, str]] = {}
     links: list[_Link] = []
-    for label, after in zip(labels, labels[1:], strict=False):
+    for label, after in pairwise(labels):
         before = " ".join(state)
         op, state = _edit(state, rng)
         results[label] = {"op": op, "next": after}

@@ -1,9 +1,9 @@
 """Worked problems: a prompt, a tool's table, and the tree that a right run would grow.
 
-A `Work` tree is written by the program that made the problem; `tree_pieces` gives it as Thread-2 JSON
-(2507.16784 Figure 2: thought, tooluse, subtasks, conclusion; null fields left out) and `flat_pieces`
-as plain lines with the same calls. Pieces are tokenised one by one, so that structure and content
-never share a token and every prune boundary is a token boundary.
+A `Work` tree is written by the program that made the problem; `tree_pieces` gives it as Thread-2
+JSON (2507.16784 Figure 2: thought, tooluse, subtasks, conclusion; null fields left out) and
+`flat_pieces` as plain lines with the same calls. Pieces are tokenised one by one, so that
+structure and content never share a token and every prune boundary is a token boundary.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The net in the form that training wants: dense, differentiable, LoRA merged into each weight.
 
-Only the Llama family without extras (the SmolLM2 that the adapters are for); serving has its own decoder
-over pages. Axis letters: B packed rows, N tokens a row, R targets, M width, V vocabulary.
+Only the Llama family without extras (the SmolLM2 that the adapters are for); serving has its own
+decoder over pages. Axis letters: B packed rows, N tokens a row, R targets, M width, V vocabulary.
 """
 
 import math
@@ -95,7 +95,7 @@ class TrainNet(nn.Module):
     def _attend(self, prefix: str, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         def heads(name: str, count: int) -> Tensor:
             y = F.linear(x, self.merged(f"{prefix}.self_attn.{name}"))
-            return y.unflatten(-1, (count, self.shape.head_dim)).transpose(1, 2)
+            return y.view(*y.shape[:2], count, self.shape.head_dim).transpose(1, 2)
 
         q = _rotate(heads("q_proj", self.shape.heads), *turn)
         k = _rotate(heads("k_proj", self.shape.kv_heads), *turn)

@@ -1,8 +1,8 @@
 """What a pruned run encodes, as one packed sequence: exact view training.
 
-The gold text is run through the pruning rule; each new token is written down once, and after each prune
-the survivors behind the hole again. A key is dead from the prune on. So one sequence holds every
-context that the runtime will ever see, and nothing else:
+The gold text is run through the pruning rule; each new token is written down once, and after each
+prune the survivors behind the hole again. A key is dead from the prune on. So one sequence holds
+every context that the runtime will ever see, and nothing else:
 
     key k is visible to query q  <=>  k <= q < dead[k]
 
