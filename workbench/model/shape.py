@@ -1,8 +1,9 @@
 """What a net is, as plain facts: the one place where families differ.
 
-Axis letters, used wherever tensors are named: T tokens of a step, B rows (branches), W pages of a block
-table, M model width, F feed-forward width, Q query heads, H KV heads, D head_dim, E experts, k experts a
-token, V vocabulary, L layers, P pages, S slots a page, R rows of logits, N vectors handed in.
+Axis letters, used wherever tensors are named: T tokens of a step, B rows (branches), W pages of a
+block table, M model width, F feed-forward width, Q query heads, H KV heads, D head_dim, E experts,
+k experts a token, V vocabulary, L layers, P pages, S slots a page, R rows of logits, N vectors
+handed in.
 """
 
 import math
@@ -136,7 +137,7 @@ class ModelShape:
 
     @property
     def attention_scale(self) -> float:
-        return self.head_dim**-0.5
+        return float(self.head_dim**-0.5)
 
     def sparse(self, layer: int) -> bool:
         """Whether `layer` routes its tokens to experts."""

@@ -1,0 +1,226 @@
+"""One decoder for all families: it reads `ModelShape` and knows no family by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.forward import ForwardBatch, ForwardOutput, Pool, Routing
+from workbench.kv.layout import KVLayout
+from workbench.kv.pool import TorchPool
+from workbench.ops.contract import Linear, Ops, Rotary
+
+from .lora import Adapter
+from .overrides import StepOverrides, resolve
+from .shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experts:
+    router: Tensor  # [E, M]
+    gate_up: Tensor  # [E, 2F, M]
+    down: Tensor  # [E, M, F]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One layer's weights, packed; q, k, v fused, gate and up fused."""
+
+    attention_norm: Tensor  # [M]
+    qkv: Linear
+    o: Linear
+    mlp_norm: Tensor  # [M]
+    q_norm: Tensor | None  # [D] or [Q * D]
+    k_norm: Tensor | None  # [D] or [H * D]
+    gate_up: Linear | None  # of a dense layer
+    down: Linear | None
+    experts: Experts | None  # of a sparse one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Net:
+    """A whole net's weights, packed for one `Ops`."""
+
+    embedding: Tensor  # [V, M]
+    layers: tuple[Layer, ...]
+    norm: Tensor  # [M]
+    head: Linear
+
+
+@dataclass(slots=True, eq=False)
+class _Taken:
+    """What a step collects on its way: hidden states, residuals of early exits, router choices."""
+
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    exits: dict[int, Tensor] = field(default_factory=dict)
+    routing: list[Routing] = field(default_factory=list)
+
+
+class Decoder:
+    """A `forward.Forward` over any `Ops` whose pool has order "token"."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        net: Net,
+        ops: Ops,
+        *,
+        name: str,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.name, self.facts, self.ops, self.dtype, self.device = name, shape, ops, dtype, device
+        self.adapters: dict[str, Adapter] = {}
+        self.rotary: Rotary = shape.rope.rotary(shape.head_dim)
+        self._net, self._shape = net, shape
+        self._split = tuple(
+            n * shape.head_dim for n in (shape.heads, shape.kv_heads, shape.kv_heads)
+        )
+
+    def layout(self, pages: int, page_size: int) -> KVLayout:
+        s = self._shape
+        return KVLayout(s.layers, pages, page_size, s.kv_heads, s.head_dim, self.dtype)
+
+    def new_pool(self, layout: KVLayout) -> TorchPool:
+        return TorchPool(layout, self.rotary.inv_freq, self.device)
+
+    def unserved(self, batch: ForwardBatch) -> str | None:
+        s = self._shape
+        for override in batch.overrides:
+            if override.adapter is not None and override.adapter not in self.adapters:
+                known = ", ".join(sorted(self.adapters)) or "none"
+                return f"adapter {override.adapter!r} is not loaded (loaded: {known})"
+            if override.exit_layer is not None and not 1 <= override.exit_layer <= s.layers:
+                return f"exit_layer must be 1 to {s.layers}, got {override.exit_layer}"
+            for steer in override.steering:
+                if not 0 <= steer.layer < s.layers or steer.vector.shape != (s.width,):
+                    return (
+                        f"steering wants a layer of 0 to {s.layers - 1} and a vector [{s.width}], "
+                        f"got {steer.layer} and {list(steer.vector.shape)}"
+                    )
+        if batch.vectors is not None and batch.vectors.shape[1:] != (s.width,):
+            return f"vectors must be [N, {s.width}], got {list(batch.vectors.shape)}"
+        if any(not -1 <= layer < s.layers for layer in batch.hidden_layers):
+            return f"hidden_layers must lie in -1 to {s.layers - 1}, got {batch.hidden_layers}"
+        return None
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: ForwardBatch, pool: Pool, pulse: Callable[[], None] = lambda: None
+    ) -> ForwardOutput:
+        step = resolve(batch, self.adapters, self._shape.layers, self.device)
+        plan = self.ops.prepare(batch, pool, self.rotary)
+        taken = _Taken()
+        x, delta = self._embed(batch), None
+        for index in range(step.last):
+            pulse()
+            x, delta = self._layer(index, x, delta, plan, step, batch, taken)
+            if self._touched(index, step, batch):
+                x, delta = self._after(index, x + delta, step, batch, taken), None
+        return self._output(x if delta is None else x + delta, batch, step, taken)
+
+    def _embed(self, batch: ForwardBatch) -> Tensor:
+        x = F.embedding(batch.token_ids.to(self.device), self._net.embedding)  # [T, M]
+        if batch.vectors is not None and batch.vector_rows is not None:
+            x[batch.vector_rows.to(self.device)] = batch.vectors.to(self.device, x.dtype)
+        return x
+
+    def _layer(
+        self,
+        index: int,
+        x: Tensor,
+        delta: Tensor | None,
+        plan: object,
+        step: StepOverrides,
+        batch: ForwardBatch,
+        taken: _Taken,
+    ) -> tuple[Tensor, Tensor]:
+        """(residual, what is still to be added to it) after the layer."""
+        layer, shape, ops = self._net.layers[index], self._shape, self.ops
+        normed, x = self._add_norm(x, delta, layer.attention_norm)
+        qkv = step.adapted(layer.qkv(normed), normed, index, "qkv")
+        q, k, v = self._heads(layer, qkv)
+        q = ops.rope_store(q, k, v, plan, index)
+        attended = ops.attention(q, plan, index, shape.attention_scale, shape.sliding[index])
+        attended = attended.view(attended.shape[0], -1)
+        out = step.adapted(layer.o(attended), attended, index, "o")
+        normed, x = self._add_norm(x, out, layer.mlp_norm)
+        if layer.experts is not None:
+            return x, self._experts(layer.experts, normed, index, batch, taken)
+        assert layer.gate_up is not None and layer.down is not None
+        inner = ops.silu_mul(step.adapted(layer.gate_up(normed), normed, index, "gate_up"))
+        return x, step.adapted(layer.down(inner), inner, index, "down")
+
+    def _add_norm(self, x: Tensor, delta: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if delta is None:
+            return self.ops.rms_norm(x, weight, self._shape.norm_eps), x
+        return self.ops.add_rms_norm(delta, x, weight, self._shape.norm_eps)
+
+    def _heads(self, layer: Layer, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[T, (Q + 2H) D] -> q [T, Q, D], k and v [T, H, D], normed and clipped as the family says."""
+        shape, tokens = self._shape, qkv.shape[0]
+        if layer.q_norm is not None and layer.k_norm is not None and shape.qk_norm == "full-width":
+            q, k, v = qkv.split(self._split, 1)
+            q = self.ops.rms_norm(q, layer.q_norm, shape.norm_eps)
+            k = self.ops.rms_norm(k, layer.k_norm, shape.norm_eps)
+            qkv = torch.cat([q, k, v], 1)
+        if shape.clip_qkv is not None:
+            qkv = qkv.clamp(-shape.clip_qkv, shape.clip_qkv)
+        heads = qkv.view(tokens, -1, shape.head_dim)
+        q, k, v = heads.split((shape.heads, shape.kv_heads, shape.kv_heads), 1)
+        if layer.q_norm is not None and layer.k_norm is not None and shape.qk_norm == "per-head":
+            q = self.ops.rms_norm(q, layer.q_norm, shape.norm_eps)
+            k = self.ops.rms_norm(k, layer.k_norm, shape.norm_eps)
+        return q, k, v
+
+    def _experts(
+        self, experts: Experts, x: Tensor, index: int, batch: ForwardBatch, taken: _Taken
+    ) -> Tensor:
+        moe = self._shape.moe
+        assert moe is not None
+        chosen, weights = self.ops.route(F.linear(x, experts.router), moe.k, moe.norm_topk_prob)
+        if batch.routing:
+            taken.routing.append(Routing(index, chosen.cpu(), weights.cpu()))
+        return self.ops.expert_mlp(x, chosen, weights, experts.gate_up, experts.down)
+
+    def _touched(self, index: int, step: StepOverrides, batch: ForwardBatch) -> bool:
+        return (
+            index in batch.hidden_layers or index in step.steering or index + 1 in step.exits
+        )
+
+    def _after(
+        self, index: int, x: Tensor, step: StepOverrides, batch: ForwardBatch, taken: _Taken
+    ) -> Tensor:
+        for tokens, vector in step.steering.get(index, ()):
+            x[tokens] += vector.to(self.device, x.dtype)
+        if index in batch.hidden_layers:
+            taken.hidden[index] = x[batch.hidden_rows.to(self.device)].float().cpu()
+        if index + 1 in step.exits:
+            taken.exits[index + 1] = x[step.exits[index + 1]]
+        return x
+
+    def _output(
+        self, x: Tensor, batch: ForwardBatch, step: StepOverrides, taken: _Taken
+    ) -> ForwardOutput:
+        for layers, residual in taken.exits.items():
+            x[step.exits[layers]] = residual
+        if -1 in batch.hidden_layers:
+            last = self._final(x, batch.hidden_rows)
+            taken.hidden[-1] = last.float().cpu()
+        logits = self._net.head(self._final(x, batch.logit_rows)).float()
+        return ForwardOutput(logits, taken.hidden, tuple(taken.routing))
+
+    def _final(self, x: Tensor, rows: Tensor) -> Tensor:
+        if len(rows) != x.shape[0] or len(rows) > 1:
+            x = x[rows.to(self.device)]
+        return self.ops.rms_norm(x, self._net.norm, self._shape.norm_eps)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [n, V] float32 of residuals [n, M]: the final norm and the head (latent lens)."""
+        with torch.no_grad():
+            x = hidden.to(self.device, self.dtype)
+            return self._net.head(self.ops.rms_norm(x, self._net.norm, self._shape.norm_eps)).float()
+
+

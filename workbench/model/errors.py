@@ -1,0 +1,5 @@
+"""What goes wrong with a model that a user named: one typed error, always with advice."""
+
+
+class ModelError(Exception):
+    """A model cannot be loaded or served. The message says what was wanted, what came, what to do."""

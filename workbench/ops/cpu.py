@@ -1,0 +1,141 @@
+"""The net's operations in torch: the default without a GPU, and unchanged on CUDA tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.forward import ForwardBatch, Pool
+
+from .contract import Linear, Rotary, Sampled, SamplerRow
+from .packing import Form, GroupedQ4, Int4Linear, PlainLinear, PrepackedLinear
+from .plan import Read, StepPlan
+from .sampling import sample
+
+
+class CpuOps:
+    """`ops.contract.Ops` in torch. `form` says how `pack` keeps a weight; int4 takes `GroupedQ4`."""
+
+    def __init__(self, form: Form = "as loaded") -> None:
+        self.name = "cpu" if form == "as loaded" else f"cpu {form}"
+        self.form = form
+
+    def prepare(self, batch: ForwardBatch, pool: Pool, rotary: Rotary) -> StepPlan:
+        return StepPlan(batch, pool, rotary)
+
+    def pack(self, weight: Tensor | GroupedQ4, bias: Tensor | None = None) -> Linear:
+        if isinstance(weight, GroupedQ4):
+            return Int4Linear(weight, bias)
+        if self.form == "as loaded":
+            return PlainLinear(weight, bias)
+        return PrepackedLinear(weight, bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+    def add_rms_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        total = x + residual
+        return F.rms_norm(total, (total.shape[-1],), weight, eps), total
+
+    def rope_store(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: int) -> Tensor:
+        joined = _joined(q, k)
+        if joined is None:
+            turned_q, turned_k = _turned(q, plan.cos, plan.sin), _turned(k, plan.cos, plan.sin)
+        else:
+            turned = _turned(joined, plan.cos, plan.sin)
+            turned_q, turned_k = turned.split((q.shape[1], k.shape[1]), 1)
+        plan.pool.keys[layer].index_copy_(0, plan.slots, turned_k)
+        plan.pool.values[layer].index_copy_(0, plan.slots, v)
+        return turned_q
+
+    def attention(
+        self, q: Tensor, plan: Any, layer: int, scale: float, sliding_window: int | None
+    ) -> Tensor:
+        reads = plan.reads(sliding_window)
+        keys, values = plan.pool.keys[layer], plan.pool.values[layer]
+        if len(reads) == 1 and isinstance(reads[0].tokens, slice):
+            return _attend(q, keys, values, reads[0], scale)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        for read in reads:
+            out[read.tokens] = _attend(q[read.tokens], keys, values, read, scale)
+        return out
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, -1)
+        return F.silu(gate).mul_(up)
+
+    def route(self, logits: Tensor, k: int, normalise: bool) -> tuple[Tensor, Tensor]:
+        probabilities = torch.softmax(logits, -1, dtype=torch.float32)
+        # a stable sort, since topk leaves the order of equals open
+        weights, experts = probabilities.sort(-1, descending=True, stable=True)
+        weights, experts = weights[:, :k], experts[:, :k]
+        if normalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return experts.contiguous(), weights.contiguous()
+
+    def expert_mlp(
+        self, x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
+    ) -> Tensor:
+        out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        for expert in experts.unique().tolist():  # ascending
+            token, place = (experts == expert).nonzero(as_tuple=True)
+            inner = self.silu_mul(F.linear(x[token], gate_up[expert]))
+            share = F.linear(inner, down[expert]).float() * weights[token, place, None]
+            out.index_add_(0, token, share)
+        return out.to(x.dtype)
+
+    def sample(
+        self,
+        logits: Tensor,
+        rows: Sequence[SamplerRow],
+        mask: Tensor | None,
+        seen: Sequence[Tensor],
+        bias: Sequence[tuple[Tensor, Tensor] | None],
+        uniforms: Tensor,
+        top_n: int,
+    ) -> Sampled:
+        return sample(logits, rows, mask, seen, bias, uniforms, top_n)
+
+
+def _joined(q: Tensor, k: Tensor) -> Tensor | None:
+    """q and k as one tensor where they are neighbours in a fused projection: half the calls."""
+    _, heads, dim = q.shape
+    stride = q.stride()
+    if (
+        q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
+        and k.storage_offset() == q.storage_offset() + heads * dim
+        and stride == k.stride()
+        and stride[1] == dim
+    ):
+        return q.as_strided((q.shape[0], heads + k.shape[1], dim), stride)
+    return None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, read: Read, scale: float) -> Tensor:
+    """q [b * queries, Q, D] over the read's entries; [b * queries, Q, D]."""
+    tokens, heads, dim = q.shape
+    k, v = keys.index_select(0, read.slots), values.index_select(0, read.slots)  # [b * n, H, D]
+    if read.turn is not None:
+        k = _turned(k.float(), *read.turn).to(k.dtype)
+    kv_heads = k.shape[1]
+    group = heads // kv_heads
+    k = k.view(read.rows, read.entries, kv_heads, dim).transpose(1, 2)  # [b, H, n, D]
+    v = v.view(read.rows, read.entries, kv_heads, dim).transpose(1, 2)
+    if read.queries == 1:
+        # The heads that share a KV head go in as if they were its queries: K and V are read once.
+        q = q.reshape(read.rows, kv_heads, group, dim)
+        out = F.scaled_dot_product_attention(q, k, v, read.mask, scale=scale)
+        return out.reshape(tokens, heads, dim)
+    q = q.view(tokens, kv_heads, group, dim).permute(1, 2, 0, 3)  # [H, G, T, D]
+    shape = (kv_heads, group, read.entries, dim)
+    k, v = k[0].unsqueeze(1).expand(shape), v[0].unsqueeze(1).expand(shape)
+    out = F.scaled_dot_product_attention(q, k, v, read.mask, is_causal=read.causal, scale=scale)
+    return out.permute(2, 0, 1, 3).reshape(tokens, heads, dim)
