@@ -77,6 +77,16 @@ class TreeTracker:
         self._progress = Progress()
         self._done = False
 
+    @classmethod
+    def replayed(cls, tree: Tree, seq: SeqId) -> "TreeTracker":
+        """A tracker for a fork: what it shares with its parent is pushed first, then `graft`ed."""
+        scratch = tree.scratch()
+        return cls(scratch, scratch.open(None, NodeKind.ROOT, seq, 0), seq)
+
+    def graft(self, tree: Tree, parent: SeqId, at: int) -> None:
+        tree.graft(self.tree, self.open_nodes, self.seq, parent, at)
+        self.tree = tree
+
     @property
     def done(self) -> bool:
         return self._done

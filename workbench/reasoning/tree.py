@@ -51,6 +51,31 @@ class Node:
     def open(self) -> bool:
         return self.last is None
 
+    def unpinned(self) -> list[tuple[int, int]]:
+        """The contents of its subtask list without the pinned nodes in it: what a prune may remove."""
+        node: Node | None = self
+        while node is not None:
+            if node.pinned:
+                return []
+            node = node.parent
+        if self.span is None:
+            return []
+        start, stop = self.span
+        spans = []
+        for first, last in sorted(self._pinned_below()):
+            spans.append((start, first))
+            start = last
+        return [(a, b) for a, b in [*spans, (start, stop)] if a < b]
+
+    def _pinned_below(self) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        for child in self.children:
+            if not child.pinned:
+                found += child._pinned_below()
+            elif child.last is not None:
+                found.append((child.first, child.last))
+        return found
+
 
 class Palette:
     """Colours 1 to 12 in cycle order; one whose holder still fills memory is skipped."""
@@ -100,7 +125,7 @@ class Tree:
         """A node whose text begins at stream token `index` of `seq`. A child of a root or of a branch
         without owner begins a subtree of its own colour."""
         if path is None:
-            path = "" if parent is None else self._path(parent)
+            path = "" if parent is None else self._path(parent, kind)
         owner, lap = (0, 0) if parent is None else (parent.owner, parent.lap)
         if parent is not None and not owner:
             owner, lap = self._palette.next(self._shares(seq))
@@ -109,12 +134,7 @@ class Tree:
             parent.children.append(node)
         self.nodes[node.id] = node
         self._mark(seq, index, owner)
-        self._emit(
-            NodeOpened(
-                self._step(), node.id, parent.id if parent else None, seq, self.request, kind, path,
-                index, owner, lap,
-            )
-        )
+        self._tell(node)
         return node
 
     def set_title(self, node: Node, text: str) -> None:
@@ -138,10 +158,10 @@ class Tree:
             self._mark(node.seq, index, node.parent.owner)
         self._emit(NodeClosed(self._step(), node.id, index, conclusion))
 
-    def close_all(self, index: int) -> None:
-        """Close what is still open, inner nodes first: the stream ended there."""
+    def close_all(self, index: int, seq: SeqId) -> None:
+        """Close what is still open on `seq`, inner nodes first: the stream ended there."""
         for node in sorted(self.nodes.values(), key=lambda n: -n.depth):
-            if node.open:
+            if node.open and node.seq == seq:
                 self.close(node, index, node.conclusion)
 
     @property
@@ -152,12 +172,52 @@ class Tree:
     def depth(self) -> int:
         return max((node.depth for node in self.nodes.values()), default=0)
 
-    def adopt(self, seq: SeqId, parent: SeqId, at: int) -> None:
-        """`seq` was forked from `parent` before token `at`: its first tokens have the same owners."""
-        self._owners[seq] = [mark for mark in self._owners.get(parent, []) if mark[0] < at]
+    def scratch(self) -> "Tree":
+        """An empty tree that tells nobody: to read again what a fork shares with its parent."""
+        ids = iter(range(-2, -(1 << 31), -1))
+        return Tree(
+            self.request,
+            emit=lambda event: None,
+            step=self._step,
+            new_id=lambda: NodeId(next(ids)),
+            resident=lambda seq: (),
+        )
 
-    def _path(self, parent: Node) -> str:
-        ordinal = sum(child.kind != NodeKind.ROOT for child in parent.children) + 1
+    def graft(self, other: "Tree", chain: Sequence[Node], seq: SeqId, parent: SeqId, at: int) -> None:
+        """Take over a scratch tree read from a fork `seq` of `parent` made before stream token `at`.
+
+        `chain` are its open nodes from the root down: they go on under new ids below a node for the
+        branch. Closed ones are those of the parent: they take their ids.
+        """
+        self._owners[seq] = [mark for mark in self._owners.get(parent, []) if mark[0] < at]
+        twins = {(node.path, node.first): node for node in reversed(self.nodes.values())}
+        for node in other.nodes.values():
+            twin = twins.get((node.path, node.first))
+            if twin is not None:
+                node.id, node.owner, node.lap = twin.id, twin.owner, twin.lap
+        above = self.roots[0]
+        for place, node in enumerate(chain):
+            node.id, node.parent = self._new_id(), above
+            if not place:
+                node.kind, node.first = NodeKind.BRANCH, at
+            above.children.append(node)
+            self.nodes[node.id] = node
+            self._tell(node)
+            if node.title:
+                self._emit(NodeTitled(self._step(), node.id, node.title))
+            above = node
+
+    def _tell(self, node: Node) -> None:
+        parent = node.parent.id if node.parent else None
+        self._emit(
+            NodeOpened(
+                self._step(), node.id, parent, node.seq, self.request, node.kind, node.path,
+                node.first, node.owner, node.lap,
+            )
+        )  # fmt: skip
+
+    def _path(self, parent: Node, kind: NodeKind) -> str:
+        ordinal = sum(child.kind == kind for child in parent.children) + 1
         return f"{parent.path}.{ordinal}" if parent.path else str(ordinal)
 
     def _mark(self, seq: SeqId, index: int, owner: int) -> None:

@@ -1,5 +1,7 @@
 """What a tree may call while it is being written."""
 
+from pathlib import Path
+
 from workbench.tools.calculator import Calculator
 from workbench.tools.contract import Outcome, Tool, ToolError, invoke
 from workbench.tools.function import python_function
@@ -16,18 +18,25 @@ __all__ = [
     "Tool",
     "ToolError",
     "invoke",
-    "named_tool",
+    "lookup",
     "python_function",
+    "toolbox",
 ]
 
+lookup = Lookup
 
-def named_tool(name: str) -> Tool:
-    """A tool that needs no data of its own, by name: `calculator`, `python`."""
-    if name == "calculator":
+
+def toolbox(names: str) -> list[Tool]:
+    """Tools by name, comma-separated: `calculator`, `python`, `search:FOLDER`."""
+    return [_named(name.strip()) for name in names.split(",") if name.strip()]
+
+
+def _named(name: str) -> Tool:
+    kind, _, rest = name.partition(":")
+    if kind == "calculator":
         return Calculator()
-    if name == "python":
+    if kind == "python":
         return Python()
-    raise ToolError(
-        f"tool {name!r} is not known by name; calculator and python are, others are handed over"
-        " as objects (Lookup, Search, python_function)"
-    )
+    if kind == "search" and rest:
+        return Search(Path(rest))
+    raise ToolError(f"tool {name!r} is not known; calculator, python and search:FOLDER are")

@@ -38,7 +38,10 @@ class Outcome:
 
 
 def compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    """JSON without spaces. Raises ValueError for what JSON cannot say (NaN, half a surrogate pair)."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text.encode("utf-8")
+    return text
 
 
 def failure(why: str, seconds: float = 0.0) -> Outcome:
