@@ -36,7 +36,7 @@ ROOMS: dict[str, Room] = {
     "workbench.commands": Room("w:words"),
     "workbench.settings": Room("w:words"),
     "workbench.forward": Room("w:kv.layout", "torch"),
-    "workbench.reasoning": Room("w:words w:engine.protocols w:tools.contract"),
+    "workbench.reasoning": Room("w:words w:events w:engine.protocols w:tools.contract"),
     "workbench.kv": Room("w:words"),
     "workbench.kv.pages": Room("w:words"),
     "workbench.kv.prefix": Room("w:words"),
@@ -64,7 +64,7 @@ ROOMS: dict[str, Room] = {
     "workbench.bench": Room(
         DOORS + " kernels_cupy widgets", "torch numpy transformers llama_cpp cupy playwright"
     ),
-    "workbench.cli": Room(DOORS + " w:bench w:train w:api widgets", "torch numpy"),
+    "workbench.cli": Room(DOORS + " w:bench w:train w:api widgets", "torch numpy cupy"),
     "workbench.train": Room(DOORS, "torch numpy transformers peft safetensors"),
     "workbench.api": Room(DOORS),
     "kernels_cupy": Room(

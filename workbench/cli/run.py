@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
     if (args.prompt is None) == (args.resume is None):
         raise Failure("either a prompt or --resume TRACE was wanted; `-` reads from standard input")
     prompt = sys.stdin.read().strip() if args.prompt == "-" else args.prompt
+    tools = toolbox(args.tools)
+    budget, params = pairs(args.budget, "--budget"), pairs(args.param, "--param")
     session = open_session(args, args.trace)
     try:
         if args.resume:
@@ -53,9 +55,9 @@ def run(args: argparse.Namespace) -> None:
                 prompt,
                 strategy=args.strategy,
                 seed=args.seed,
-                budget=pairs(args.budget, "--budget"),
-                tools=toolbox(args.tools),
-                **pairs(args.param, "--param"),
+                budget=budget,
+                tools=tools,
+                **params,
             )
         result = follow(job)
     finally:
