@@ -7,7 +7,7 @@ from torch import Tensor
 
 from workbench.ops.contract import Linear, Ops
 from workbench.ops.cpu import CpuOps
-from workbench.ops.packing import GroupedQ4, Int8Linear
+from workbench.ops.packing import GroupedQ4
 
 from .checkpoint import Checkpoint, q4_of
 from .decoder import Experts, Layer, Net
@@ -38,15 +38,9 @@ class NetBuilder:
 
     def _head(self, embedding: Tensor) -> Linear:
         s = self.shape
-        name = "model.embed_tokens.weight" if s.tied_head else "lm_head.weight"
-        if self._int4:
-            blocks = self.checkpoint.blocks(name)
-            if blocks is not None and blocks.kind == "Q8_0":
-                return Int8Linear(embedding if s.tied_head else self._tensor(name, s.vocabulary, s.width))
-            return self._linear([name], [s.vocabulary], s.width, False)
         if s.tied_head:
             return self.ops.pack(embedding)
-        return self._linear([name], [s.vocabulary], s.width, False)
+        return self._linear(["lm_head.weight"], [s.vocabulary], s.width, False)
 
     def _layer(self, index: int) -> Layer:
         s, at = self.shape, f"model.layers.{index}."

@@ -71,7 +71,7 @@ class CpuOps:
     def route(self, logits: Tensor, k: int, normalise: bool) -> tuple[Tensor, Tensor]:
         probabilities = torch.softmax(logits, -1, dtype=torch.float32)
         # a stable sort, since topk leaves the order of equals open
-        weights, experts = probabilities.sort(-1, descending=True, stable=True)
+        weights, experts = probabilities.sort(dim=-1, descending=True, stable=True)
         weights, experts = weights[:, :k], experts[:, :k]
         if normalise:
             weights = weights / weights.sum(-1, keepdim=True)

@@ -93,27 +93,6 @@ class Int4Linear:
         return y if self._bias is None else y.add_(self._bias)
 
 
-class Int8Linear:
-    """Symmetric int8 with one bf16 scale a row: the tied head of a Q8_0 file, for few tokens."""
-
-    form = "int8 (rows)"
-    WIDE = 4  # tokens
-
-    def __init__(self, weight: Tensor) -> None:
-        self.out_features, self.in_features = weight.shape
-        scale = weight.float().abs().amax(1).clamp_min(1e-12) / 127
-        self._codes = (weight.float() / scale[:, None]).round().to(torch.int8)
-        self._scale = scale.to(torch.bfloat16)
-        self._wide = PrepackedLinear(weight)
-        self._multiply = torch.ops.aten._weight_int8pack_mm.default
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[0] >= self.WIDE:
-            return self._wide(x)
-        y: Tensor = self._multiply(x, self._codes, self._scale)
-        return y
-
-
 def can_prepack() -> bool:
     """Whether oneDNN serves bf16 on this CPU at all."""
     return bool(torch.backends.mkldnn.is_available()) and bool(
