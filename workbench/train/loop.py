@@ -34,6 +34,7 @@ class Recipe:
     seed: int = 0
     validate_every: int = 200
     save_every: int = 200
+    report_every: int = 50
 
     def rate_at(self, step: int) -> float:
         """Warm-up, then a cosine down to `floor`."""
@@ -130,7 +131,7 @@ class Loop:
             last = self.step == recipe.steps
             if self.step % recipe.save_every == 0 or last:
                 self.save()
-            if self.step % 50 == 0 or last:
+            if self.step % recipe.report_every == 0 or last:
                 check = self.step % recipe.validate_every == 0 or last
                 mean = float(losses) / (self.step - since)
                 seconds = time.perf_counter() - began

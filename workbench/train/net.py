@@ -68,7 +68,8 @@ class TrainNet(nn.Module):
     def merged(self, name: str) -> Tensor:
         key, base = name.replace(".", "__"), self.weight(name)
         delta = self.up[key] @ self.down[key]
-        return base + (self.lora.scale * delta).to(base.dtype)
+        merged: Tensor = base + (self.lora.scale * delta).to(base.dtype)
+        return merged
 
     def forward(self, ids: Tensor, positions: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
         """Mean loss over targets ≥ 0. ids, positions, targets [B, N]; mask [B, 1, N, N] bool."""

@@ -1,0 +1,142 @@
+"""The training net against transformers and PEFT; the loop learns, and goes on where it was cut."""
+
+import copy
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from workbench.model.shape import ModelShape, Rope
+from workbench.train.corpus import Encoder, Mixture, batch_at, draw
+from workbench.train.loop import Loop, Recipe, visible
+from workbench.train.net import LoraFacts, TrainNet
+
+VOCABULARY = 128  # ASCII, so that text is its own token ids
+SHAPE = ModelShape(
+    family="llama",
+    vocabulary=VOCABULARY,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    ffn=64,
+    norm_eps=1e-5,
+    rope=Rope(10_000.0),
+    window=2048,
+    sliding=(None, None),
+    tied_head=True,
+)
+MIXTURE = Mixture(families=("maze", "expression"), longest=5, row=768, gap_share=0.0)
+RECIPE = Recipe(
+    "tiny",
+    MIXTURE,
+    LoraFacts(rank=4),
+    steps=12,
+    tokens=1536,
+    warmup=2,
+    save_every=6,
+    report_every=6,
+)
+
+
+def ascii_encoder() -> Encoder:
+    return Encoder(
+        prompt=lambda text: [ord(c) for c in text], piece=lambda text: [ord(c) for c in text], end=3
+    )
+
+
+@pytest.fixture(scope="module")
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        rms_norm_eps=1e-5,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def tiny_net(llama: LlamaForCausalLM, seed: int = 0) -> TrainNet:
+    weights = {k: v.detach().clone() for k, v in llama.state_dict().items()}
+    return TrainNet(SHAPE, weights, RECIPE.lora, seed)
+
+
+def test_loss_equals_transformers_on_an_unpruned_document(llama: LlamaForCausalLM) -> None:
+    mixture = replace(MIXTURE, thresholds=(None,))
+    batch = batch_at(mixture, ascii_encoder(), 700, seed=1, step=0)
+    loss = tiny_net(llama)(
+        *(torch.from_numpy(x).long() for x in (batch.ids, batch.positions)),
+        visible(batch, torch.device("cpu")),
+        torch.from_numpy(batch.targets).long(),
+    )
+    total, count = 0.0, 0
+    for row in range(len(batch.ids)):
+        for document in range(batch.document[row].max() + 1):
+            place = torch.from_numpy(batch.document[row] == document)
+            ids = torch.from_numpy(batch.ids[row]).long()[place][None]
+            targets = torch.from_numpy(batch.targets[row]).long()[place]
+            with torch.no_grad():
+                logits = llama(ids).logits[0]
+            chosen = targets >= 0
+            total += float(
+                torch.nn.functional.cross_entropy(logits[chosen], targets[chosen], reduction="sum")
+            )
+            count += int(chosen.sum())
+    assert loss.item() == pytest.approx(total / count, abs=1e-4)
+
+
+def test_the_adapter_file_means_the_same_to_peft(llama: LlamaForCausalLM, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    net = tiny_net(llama)
+    torch.manual_seed(1)
+    for up in net.up.values():
+        torch.nn.init.normal_(up, std=0.1)
+    # what the file holds is bf16: compare what it says, not what was rounded away
+    for parameters in (net.down, net.up):
+        for parameter in parameters.values():
+            parameter.data = parameter.data.bfloat16().float()
+    loop = Loop(RECIPE, net, ascii_encoder, tmp_path, torch.device("cpu"))
+    loop.write_adapter()
+    merged = PeftModel.from_pretrained(copy.deepcopy(llama), str(tmp_path)).merge_and_unload()
+    for name in net.linear_names():
+        wanted = merged.get_submodule(name).weight
+        torch.testing.assert_close(net.merged(name), wanted, atol=1e-6, rtol=0)
+
+
+def test_the_loop_learns_and_a_cut_run_goes_on_as_if_uncut(
+    llama: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    def loop(out: Path) -> Loop:
+        return Loop(RECIPE, tiny_net(llama), ascii_encoder, out, torch.device("cpu"))
+
+    whole = loop(tmp_path / "whole")
+    start = whole.validate()
+    rows = list(whole.run())
+    assert rows[-1].validation is not None and rows[-1].validation < start
+
+    cut = loop(tmp_path / "cut")
+    next(cut.run())  # killed after the first row, at step 6
+    resumed = loop(tmp_path / "cut")
+    resumed.resume()
+    assert resumed.step == 6
+    list(resumed.run())
+    for name, tensor in whole.net.adapter().items():
+        assert torch.equal(tensor, resumed.net.adapter()[name]), name
+
+
+def test_validation_prompts_never_occur_in_training() -> None:
+    trained = {draw(MIXTURE, random.Random(n)).prompt for n in range(200)}
+    held = {draw(MIXTURE, random.Random(n), held_out=True).prompt for n in range(200)}
+    assert not trained & held
