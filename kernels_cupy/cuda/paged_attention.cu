@@ -1,0 +1,404 @@
+// Softmax attention of a few query rows over many paged KV entries: decode, shared prefixes, attached
+// segments. Reads each KV entry of an item once: 2 * D elements an entry and KV head.
+//
+// Work is a list of items. An item is a range of entries of one block table and the query tokens that
+// read it; its tiles of TILE entries, over all KV heads, are units, and block c of G takes the units
+// [c * T / G, (c + 1) * T / G): equal KV entries whatever the requests' lengths. An item's head that
+// straddles blocks leaves partial results; the last block to arrive merges them in the order of entries.
+//
+// Within a tile each warp owns 16 entries and loads them for itself (cp.async, STAGES deep), so the main
+// loop has no block barrier. Products are transposed: S^T = K Q^T and O^T = V^T P^T, entries or head_dim
+// in the 16 rows of the tensor-core tile and query rows (tokens x heads of the group) in its 8 columns,
+// so that few rows waste nothing.
+#ifndef ELEM  // 0 bfloat16, 1 float16; all set by kernels_cupy/paged_attention.py
+#define ELEM 0
+#endif
+#ifndef HEAD_DIM
+#define HEAD_DIM 128
+#endif
+#ifndef ROWS  // query rows an item, a multiple of 8
+#define ROWS 8
+#endif
+#ifndef WARPS
+#define WARPS 4
+#endif
+#ifndef STAGES
+#define STAGES 3
+#endif
+#ifndef RESIDENT  // blocks a multiprocessor
+#define RESIDENT 2
+#endif
+#ifndef MIN_TILES  // a block takes at least so many
+#define MIN_TILES 2
+#endif
+#include "common/vector.cuh"
+#include "common/warp.cuh"
+
+#define TILE (16 * WARPS)
+#define CHUNKS (HEAD_DIM / 8)  // of 16 bytes, a row
+#define PITCH (HEAD_DIM + 8)   // elements; an odd number of 16-byte chunks keeps ldmatrix free of conflicts
+#define KSTEPS (HEAD_DIM / 16)
+#define COLUMNS (ROWS / 8)
+#define STAGE (2 * 16 * PITCH)  // elements a warp and stage: 16 rows of K, 16 of V
+#define NEVER (-__int_as_float(0x7f800000))
+
+struct Item { int table, lo, hi, row0, tokens, full_lo, full_hi, unused; };
+struct Row { int token, first, limit, part, turn, unused[3]; };
+
+struct Work {  // the same for all blocks
+    const elem *q, *k, *v;
+    elem* out;
+    const int *tables, *prefix;
+    const Item* items;
+    const Row* rows;
+    const float* turns;    // [n, D / 2, 2] cos, sin by which a query is turned before it reads
+    float *partial, *stats;  // of blocks: [2 G, ROWS, D] and [2 G, ROWS, 2]
+    float *part, *part_lse;  // of rows that several items serve: [n, Q, D] and [n, Q]
+    u32* counters;         // [items, H], 0 between launches
+    int item_count, table_width, page_log2, kv_heads, group;
+    float scale_log2;
+};
+
+struct Warp {
+    elem* stage;     // this warp's ring
+    const int* table;
+    int lane, warp, head, lo, hi;
+};
+
+// slot offset, in 16-byte chunks, of entry `e` as seen by the lane that owns it
+__device__ __forceinline__ u32 chunk_of(const Work& w, const Warp& me, int page, int e) {
+    const u32 slot = (u32(page) << w.page_log2) | (u32(e) & ((1u << w.page_log2) - 1));
+    return (slot * w.kv_heads + me.head) * CHUNKS;
+}
+__device__ __forceinline__ int entry_of(const Warp& me, int tile) {
+    return me.lo + tile * TILE + me.warp * 16 + (me.lane & 15);
+}
+__device__ __forceinline__ int page_of(const Work& w, const Warp& me, int tile) {
+    const int e = min(entry_of(me, tile), me.hi - 1);
+    return __ldg(me.table + (e >> w.page_log2));
+}
+__device__ __forceinline__ void issue(const Work& w, const Warp& me, int tile, int page, int slot) {
+    const int e = entry_of(me, tile);
+    const u32 mine = chunk_of(w, me, page, min(e, me.hi - 1));
+    const int live = e < me.hi;
+    elem* to = me.stage + slot * STAGE;
+    const Vec16* k = reinterpret_cast<const Vec16*>(w.k);
+    const Vec16* v = reinterpret_cast<const Vec16*>(w.v);
+    u32 from[CHUNKS / 2];
+#pragma unroll
+    for (int j = 0; j < CHUNKS / 2; j++) {
+        const int i = me.lane + 32 * j, row = i / CHUNKS, chunk = i % CHUNKS;
+        from[j] = __shfl_sync(FULL, mine, row) + chunk;
+        copy16_async(to + row * PITCH + chunk * 8, k + from[j], __shfl_sync(FULL, live, row));
+    }
+    copy_commit();
+#pragma unroll
+    for (int j = 0; j < CHUNKS / 2; j++) {
+        const int i = me.lane + 32 * j, row = i / CHUNKS, chunk = i % CHUNKS;
+        copy16_async(to + (16 + row) * PITCH + chunk * 8, v + from[j], __shfl_sync(FULL, live, row));
+    }
+    copy_commit();
+}
+
+// query rows as the B operand: lane holds row l/4 of each 8, elements 2(l%4), +1, +8, +9 of each 16
+__device__ __forceinline__ void load_queries(const Work& w, const Item& item, int head, int lane,
+                                             u32 (&q)[COLUMNS][KSTEPS][2]) {
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+        const int r = 8 * c + lane / 4;
+        const bool live = r < item.tokens * w.group;
+        const Row* row = w.rows + item.row0 + (live ? r / w.group : 0);
+        const elem* from =
+            w.q + (i64(row->token) * (w.kv_heads * w.group) + head * w.group + r % w.group) * HEAD_DIM;
+#pragma unroll
+        for (int s = 0; s < KSTEPS; s++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                q[c][s][half] = live ? load_pair(from + 16 * s + 8 * half + 2 * (lane % 4)) : 0u;
+        if (live && row->turn >= 0) {
+#pragma unroll
+            for (int s = 0; s < KSTEPS / 2; s++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    u32 &l = q[c][s][half], &h = q[c][s + KSTEPS / 2][half];
+                    const float4 cs = *reinterpret_cast<const float4*>(
+                        w.turns + (i64(row->turn) * (HEAD_DIM / 2) + 16 * s + 8 * half + 2 * (lane % 4)) * 2);
+                    const float l0 = low_half(l), l1 = high_half(l), h0 = low_half(h), h1 = high_half(h);
+                    l = pack_halves(l0 * cs.x - h0 * cs.y, l1 * cs.z - h1 * cs.w);
+                    h = pack_halves(h0 * cs.x + l0 * cs.y, h1 * cs.z + l1 * cs.w);
+                }
+        }
+    }
+}
+
+struct Softmax {  // of the lane's query rows 8c + 2(l%4) + {0, 1}, over the entries that its warp saw
+    float o[COLUMNS][KSTEPS][4];  // O^T: head_dim 16n + l/4 (+8), rows as above
+    float top[COLUMNS][2], sum[COLUMNS][2];
+};
+
+template <bool MASKED>
+__device__ __forceinline__ void tile_step(const Work& w, const Warp& me, const u32 (&q)[COLUMNS][KSTEPS][2],
+                                          Softmax& a, const elem* stage, int e0, const int* first,
+                                          const int* limit) {
+    float s[COLUMNS][4] = {};
+    const int m = me.lane / 8;
+#pragma unroll
+    for (int k = 0; k < KSTEPS; k++) {
+        u32 keys[4];
+        load_matrix4(keys, stage + ((m % 2) * 8 + me.lane % 8) * PITCH + k * 16 + (m / 2) * 8);
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) mma(s[c], keys, q[c][k][0], q[c][k][1]);
+    }
+    u32 p[COLUMNS][2];
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+        float rescale[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float x0 = s[c][r] * w.scale_log2, x1 = s[c][2 + r] * w.scale_log2;
+            if (MASKED) {
+                const int row = 8 * c + 2 * (me.lane % 4) + r, e = e0 + me.lane / 4;
+                if (e < first[row] || e >= limit[row]) x0 = NEVER;
+                if (e + 8 < first[row] || e + 8 >= limit[row]) x1 = NEVER;
+            }
+            float top = fmaxf(x0, x1);
+            top = fmaxf(top, __shfl_xor_sync(FULL, top, 4));
+            top = fmaxf(top, __shfl_xor_sync(FULL, top, 8));
+            top = fmaxf(top, __shfl_xor_sync(FULL, top, 16));
+            top = fmaxf(top, a.top[c][r]);
+            const float base = MASKED && top == NEVER ? 0.f : top;
+            rescale[r] = exp2_fast(a.top[c][r] - base);
+            a.top[c][r] = top;
+            s[c][r] = exp2_fast(x0 - base), s[c][2 + r] = exp2_fast(x1 - base);
+            a.sum[c][r] = a.sum[c][r] * rescale[r] + (s[c][r] + s[c][2 + r]);
+        }
+        p[c][0] = transpose_matrix(pack_halves(s[c][0], s[c][1]));
+        p[c][1] = transpose_matrix(pack_halves(s[c][2], s[c][3]));
+#pragma unroll
+        for (int n = 0; n < KSTEPS; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) a.o[c][n][i] *= rescale[i % 2];
+    }
+    copy_wait<2 * STAGES - 2>();
+    __syncwarp();
+#pragma unroll
+    for (int n = 0; n < KSTEPS; n++) {
+        u32 values[4];
+        load_matrix4_transposed(
+            values, stage + (16 + (m / 2) * 8 + me.lane % 8) * PITCH + n * 16 + (m % 2) * 8);
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) mma(a.o[c][n], values, p[c][0], p[c][1]);
+    }
+}
+
+// tiles [tile, tile + count) of the item for one KV head, by this warp
+__device__ __forceinline__ void attend(const Work& w, const Warp& me, const Item& item, int tile, int count,
+                                       Softmax& a, const int* first, const int* limit) {
+    int page = page_of(w, me, tile);
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) {
+        if (s < count) issue(w, me, tile + s, page, s);
+        else copy_commit(), copy_commit();
+        page = page_of(w, me, tile + s + 1);
+    }
+    u32 q[COLUMNS][KSTEPS][2];
+    load_queries(w, item, me.head, me.lane, q);
+    int slot = 0, ahead = STAGES - 1;
+    for (int t = 0; t < count; t++) {
+        __syncwarp();  // all lanes have left the slot that is filled now
+        if (t + STAGES - 1 < count) issue(w, me, tile + t + STAGES - 1, page, ahead);
+        else copy_commit(), copy_commit();
+        page = page_of(w, me, tile + t + STAGES);  // a step before it is needed
+        copy_wait<2 * STAGES - 1>();
+        __syncwarp();
+        const int e0 = me.lo + (tile + t) * TILE + me.warp * 16;
+        const elem* stage = me.stage + slot * STAGE;
+        if (e0 >= item.full_lo && e0 + 16 <= item.full_hi)
+            tile_step<false>(w, me, q, a, stage, e0, first, limit);
+        else
+            tile_step<true>(w, me, q, a, stage, e0, first, limit);
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+        ahead = ahead + 1 == STAGES ? 0 : ahead + 1;
+    }
+    copy_wait<0>();
+}
+
+// where block results of the segment that begins at unit `begin` lie: a block has at most two that straddle
+__device__ __forceinline__ int partial_slot(i64 block, i64 begin, i64 units, i64 blocks) {
+    return int(2 * block + (block * units / blocks < begin ? 1 : 0));
+}
+
+__device__ __forceinline__ void write_row(const Work& w, const Item& item, int head, int r, int d, float4 o,
+                                          float top, float sum) {
+    const Row& row = w.rows[item.row0 + r / w.group];
+    const float inverse = sum > 0.f ? 1.f / sum : 0.f;
+    o.x *= inverse, o.y *= inverse, o.z *= inverse, o.w *= inverse;
+    const int heads = w.kv_heads * w.group, q_head = head * w.group + r % w.group;
+    if (row.part < 0) {
+        u32* to = reinterpret_cast<u32*>(w.out + (i64(row.token) * heads + q_head) * HEAD_DIM + d);
+        to[0] = pack_halves(o.x, o.y), to[1] = pack_halves(o.z, o.w);
+    } else {
+        const i64 at = i64(row.part) * heads + q_head;
+        *reinterpret_cast<float4*>(w.part + at * HEAD_DIM + d) = o;
+        if (d == 0) w.part_lse[at] = sum > 0.f ? top + log2f(sum) : NEVER;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attention(
+    const elem* __restrict__ q, const elem* __restrict__ k, const elem* __restrict__ v, elem* __restrict__ out,
+    const int* __restrict__ tables, const int* __restrict__ prefix, const Item* __restrict__ items,
+    const Row* __restrict__ rows, const float* __restrict__ turns, float* partial, float* stats,
+    float* part, float* part_lse, u32* counters, int item_count, int table_width, int page_log2, int kv_heads,
+    int group, float scale_log2) {
+    DYNAMIC_SHARED(shared);
+    __shared__ float tops[WARPS][ROWS], sums[WARPS][ROWS];
+    __shared__ int first[ROWS], limit[ROWS], is_last;
+    const Work w{q,        k,         v,           out,       tables,   prefix, items,     rows, turns, partial, stats,
+                 part,     part_lse,  counters,    item_count, table_width, page_log2, kv_heads, group, scale_log2};
+    const i64 units = i64(prefix[item_count]) * kv_heads;
+    if (units == 0) return;
+    const i64 blocks = min(int(gridDim.x), max(1, int(units / MIN_TILES)));
+    if (blockIdx.x >= blocks) return;
+    i64 u = blockIdx.x * units / blocks;
+    const i64 end = (blockIdx.x + 1) * units / blocks;
+    Warp me;
+    me.lane = threadIdx.x % 32, me.warp = threadIdx.x / 32;
+    me.stage = reinterpret_cast<elem*>(shared) + me.warp * STAGES * STAGE;
+    float* mine = reinterpret_cast<float*>(me.stage);  // [ROWS, D], once the ring has drained
+    const int row_chunks = HEAD_DIM / 4;
+
+    while (u < end) {
+        int below = 0, above = item_count;  // prefix[below] * H <= u < prefix[above] * H
+        while (above - below > 1) {
+            const int middle = (below + above) / 2;
+            if (i64(prefix[middle]) * kv_heads <= u) below = middle;
+            else above = middle;
+        }
+        const Item item = items[below];
+        const int tiles = prefix[below + 1] - prefix[below];
+        const int inside = int(u - i64(prefix[below]) * kv_heads);
+        const int tile = inside % tiles, count = int(end - u < tiles - tile ? end - u : tiles - tile);
+        me.head = inside / tiles, me.lo = item.lo, me.hi = item.hi;
+        me.table = tables + i64(item.table) * table_width;
+        const int live = item.tokens * group;
+        if (threadIdx.x < ROWS) {
+            const Row& row = rows[item.row0 + (int(threadIdx.x) < live ? threadIdx.x / group : 0)];
+            first[threadIdx.x] = row.first;
+            limit[threadIdx.x] = int(threadIdx.x) < live ? row.limit : 0x7fffffff;
+        }
+        __syncthreads();
+        Softmax a = {};
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) a.top[c][0] = a.top[c][1] = NEVER;
+        attend(w, me, item, tile, count, a, first, limit);
+
+        __syncwarp();
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float sum = a.sum[c][r];
+                sum += __shfl_xor_sync(FULL, sum, 4);
+                sum += __shfl_xor_sync(FULL, sum, 8);
+                sum += __shfl_xor_sync(FULL, sum, 16);
+                const int row = 8 * c + 2 * (me.lane % 4) + r;
+                if (me.lane < 4) tops[me.warp][row] = a.top[c][r], sums[me.warp][row] = sum;
+#pragma unroll
+                for (int n = 0; n < KSTEPS; n++) {
+                    mine[row * HEAD_DIM + 16 * n + me.lane / 4] = a.o[c][n][r];
+                    mine[row * HEAD_DIM + 16 * n + 8 + me.lane / 4] = a.o[c][n][2 + r];
+                }
+            }
+        __syncthreads();
+
+        const i64 begin = u - tile, last_unit = begin + tiles - 1;
+        const i64 block0 = ((begin + 1) * blocks - 1) / units, block1 = ((last_unit + 1) * blocks - 1) / units;
+        const int pieces = int(block1 - block0) + 1;
+        const i64 slot = partial_slot(blockIdx.x, begin, units, blocks);
+        for (int i = threadIdx.x; i < live * row_chunks; i += 32 * WARPS) {
+            const int r = i / row_chunks, d = 4 * (i % row_chunks);
+            float top = NEVER, sum = 0.f;
+#pragma unroll
+            for (int o = 0; o < WARPS; o++) top = fmaxf(top, tops[o][r]);
+            const float base = top == NEVER ? 0.f : top;
+            float4 x = {0.f, 0.f, 0.f, 0.f};
+#pragma unroll
+            for (int o = 0; o < WARPS; o++) {
+                const float weight = exp2_fast(tops[o][r] - base);
+                const float4 y = *reinterpret_cast<const float4*>(
+                    reinterpret_cast<float*>(reinterpret_cast<elem*>(shared) + o * STAGES * STAGE) + r * HEAD_DIM + d);
+                sum += weight * sums[o][r];
+                x.x += weight * y.x, x.y += weight * y.y, x.z += weight * y.z, x.w += weight * y.w;
+            }
+            if (pieces == 1) {
+                write_row(w, item, me.head, r, d, x, top, sum);
+            } else {
+                *reinterpret_cast<float4*>(partial + (slot * ROWS + r) * HEAD_DIM + d) = x;
+                if (d == 0) stats[(slot * ROWS + r) * 2] = top, stats[(slot * ROWS + r) * 2 + 1] = sum;
+            }
+        }
+        if (pieces > 1) {
+            __threadfence();
+            __syncthreads();
+            if (threadIdx.x == 0) is_last = arrive_last(counters + below * kv_heads + me.head, pieces);
+            __syncthreads();
+            if (is_last) {
+                __threadfence();
+                for (int i = threadIdx.x; i < live * row_chunks; i += 32 * WARPS) {
+                    const int r = i / row_chunks, d = 4 * (i % row_chunks);
+                    float top = NEVER, sum = 0.f;
+                    float4 x = {0.f, 0.f, 0.f, 0.f};
+#pragma unroll 8
+                    for (int p = 0; p < pieces; p++) {
+                        const i64 at = i64(partial_slot(block0 + p, begin, units, blocks)) * ROWS + r;
+                        const float2 s = load_coherent(reinterpret_cast<const float2*>(stats + at * 2));
+                        const float4 y = load_coherent(reinterpret_cast<const float4*>(partial + at * HEAD_DIM + d));
+                        const float higher = fmaxf(top, s.x), base = higher == NEVER ? 0.f : higher;
+                        const float old = exp2_fast(top - base), fresh = exp2_fast(s.x - base);
+                        sum = sum * old + s.y * fresh;
+                        x.x = x.x * old + y.x * fresh, x.y = x.y * old + y.y * fresh;
+                        x.z = x.z * old + y.z * fresh, x.w = x.w * old + y.w * fresh;
+                        top = higher;
+                    }
+                    write_row(w, item, me.head, r, d, x, top, sum);
+                }
+            }
+        }
+        __syncthreads();  // the ring and the rows are used again
+        u += count;
+    }
+}
+
+// Results of a token's several items, merged in their order; one warp a (token, query head).
+// tokens [n], starts [n + 1] into the parts; reads parts * (D + 1) float32, writes D elements.
+extern "C" __global__ void __launch_bounds__(128)
+    merge_parts(const float* __restrict__ part, const float* __restrict__ part_lse, const int* __restrict__ tokens,
+                const int* __restrict__ starts, elem* __restrict__ out, int count, int heads) {
+    const int work = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (work >= count * heads) return;
+    const int n = work / heads, head = work % heads;
+    float o[HEAD_DIM / 32] = {}, top = NEVER, sum = 0.f;
+    for (int p = starts[n]; p < starts[n + 1]; p++) {
+        const float lse = part_lse[i64(p) * heads + head];
+        const float higher = fmaxf(top, lse), base = higher == NEVER ? 0.f : higher;
+        const float old = exp2_fast(top - base), fresh = exp2_fast(lse - base);
+        sum = sum * old + fresh, top = higher;
+        const float* from = part + (i64(p) * heads + head) * HEAD_DIM;
+#pragma unroll
+        for (int i = 0; i < HEAD_DIM / 64; i++) {
+            const float2 x = *reinterpret_cast<const float2*>(from + 64 * i + 2 * lane);
+            o[2 * i] = o[2 * i] * old + x.x * fresh, o[2 * i + 1] = o[2 * i + 1] * old + x.y * fresh;
+        }
+#if HEAD_DIM % 64  // 96: the last 32 elements, one a lane
+        o[HEAD_DIM / 32 - 1] = o[HEAD_DIM / 32 - 1] * old + from[HEAD_DIM / 64 * 64 + lane] * fresh;
+#endif
+    }
+    const float inverse = sum > 0.f ? 1.f / sum : 0.f;
+    elem* to = out + (i64(tokens[n]) * heads + head) * HEAD_DIM;
+#pragma unroll
+    for (int i = 0; i < HEAD_DIM / 64; i++)
+        store_pair(to + 64 * i + 2 * lane, pack_halves(o[2 * i] * inverse, o[2 * i + 1] * inverse));
+#if HEAD_DIM % 64
+    to[HEAD_DIM / 64 * 64 + lane] = elem(pack_halves(o[HEAD_DIM / 32 - 1] * inverse, 0.f));
+#endif
+}

@@ -1,0 +1,65 @@
+"""Attention of many new tokens over paged entries: prefill and its chunks, causal among the new."""
+
+import math
+
+from torch import Tensor
+
+from kernels_cupy.errors import need
+from kernels_cupy.launch import Instance, LaunchPlan, elem, f32, i32, kernel, shared_limit
+from kernels_cupy.paged_attention import HEAD_DIMS
+from kernels_cupy.plan import AttentionPlan
+
+WARPS = 4
+
+
+def settings(head_dim: int, limit: int) -> dict[str, int]:
+    """Query rows a warp, entries a step and blocks a multiprocessor."""
+    s = {"HEAD_DIM": head_dim, "M_TILES": 2, "N": 64, "RESIDENT": 2}
+    if head_dim == 256:
+        s |= {"M_TILES": 1, "RESIDENT": 1}
+    if shared_bytes(s) > limit:  # consumer cards
+        s |= {"N": 32, "RESIDENT": 1, "M_TILES": 1 if head_dim > 96 else 2}
+    return s
+
+
+def block_rows(head_dim: int, limit: int) -> int:
+    """Query rows (tokens x heads of a group) of a tile."""
+    return 16 * WARPS * settings(head_dim, limit)["M_TILES"]
+
+
+def shared_bytes(s: dict[str, int]) -> int:
+    return (16 * WARPS * s["M_TILES"] + 4 * s["N"]) * (s["HEAD_DIM"] + 8) * 2
+
+
+INSTANCES = tuple(
+    Instance("extend_attention", "extend_attention", {"ELEM": e, **settings(d, limit)}, archs)
+    for e in (0, 1)
+    for d in HEAD_DIMS
+    for limit, archs in ((163 << 10, ("sm_80", "sm_90a")), (99 << 10, ("sm_120",)))
+)
+
+
+def extend_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    plan: AttentionPlan,
+    page_size: int,
+    scale: float,
+    window: int | None,
+) -> None:
+    """Write `out` [T, Q, D] for the tokens that `plan` has tiles for; shapes as `paged_attention`."""
+    if plan.tiles is None:
+        return
+    _, heads, dim = q.shape
+    kv_heads = k.shape[1]
+    need(dim in HEAD_DIMS, f"head_dim of {HEAD_DIMS} (others: ops='cpu')", dim)
+    need(q.is_contiguous() and k.is_contiguous() and v.is_contiguous(), "packed tensors", q, k, v)
+    s = settings(dim, shared_limit(q.device))
+    kernel("extend_attention", "extend_attention", q.device, ELEM=elem(q.dtype), **s)(
+        LaunchPlan((plan.tiles.shape[0], kv_heads, 1), 32 * WARPS, shared_bytes(s)),
+        q, k, v, out, plan.tables, plan.tiles, i32(plan.tables.shape[1]),
+        i32(page_size.bit_length() - 1), i32(kv_heads), i32(heads // kv_heads),
+        f32(scale * math.log2(math.e)), i32(window or 0),
+    )  # fmt: skip

@@ -1,0 +1,82 @@
+"""`CudaOps`: the operations of `workbench.ops.contract` as our CUDA kernels, dense products by cuBLAS."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels_cupy import bridge
+from kernels_cupy.errors import need
+from kernels_cupy.extend_attention import extend_attention
+from kernels_cupy.paged_attention import paged_attention
+from kernels_cupy.rms_norm import add_rms_norm, rms_norm
+from kernels_cupy.silu_mul import silu_mul
+from kernels_cupy.step import StepPlan
+from kernels_cupy.store_kv import rope_store
+from workbench.forward import ForwardBatch, Pool
+from workbench.ops.contract import Linear, Rotary, Sampled, SamplerRow
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CublasLinear:
+    """A weight as loaded, multiplied by cuBLAS through torch."""
+
+    weight: Tensor
+    bias: Tensor | None
+    form: str = "as loaded"
+
+    @property
+    def out_features(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def in_features(self) -> int:
+        return int(self.weight.shape[1])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class CudaOps:
+    """`ops.contract.Ops` on one CUDA device. `share_prefixes`: pages that many rows have in common are
+    read once for all of them where that saves time. `emulated` runs the kernels on the CPU (for tests)."""
+
+    def __init__(self, *, share_prefixes: bool = True, emulated: bool = False) -> None:
+        self.device = torch.device("cpu") if emulated else bridge.require()
+        self.name = "cuda emulated" if emulated else "cuda"
+        self.share_prefixes = share_prefixes
+
+    def prepare(self, batch: ForwardBatch, pool: Pool, rotary: Rotary) -> StepPlan:
+        return StepPlan(batch, pool, rotary, self.share_prefixes)
+
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        return CublasLinear(weight, bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return rms_norm(x, weight, eps)
+
+    def add_rms_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        return add_rms_norm(x, residual, weight, eps)
+
+    def rope_store(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: int) -> Tensor:
+        keys, values = plan.pool.keys[layer], plan.pool.values[layer]
+        return rope_store(q, k, v, plan.table, plan.slots, keys, values)
+
+    def attention(
+        self, q: Tensor, plan: Any, layer: int, scale: float, sliding_window: int | None
+    ) -> Tensor:
+        need(q.is_contiguous(), "attention: packed q, as rope_store returns it", q)
+        keys, values = plan.pool.keys[layer], plan.pool.values[layer]
+        work = plan.attention(sliding_window, q.shape[1])
+        out = torch.empty_like(q)
+        paged_attention(q, keys, values, out, work, plan.layout.page_size, scale)
+        extend_attention(q, keys, values, out, work, plan.layout.page_size, scale, sliding_window)
+        return out
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        return silu_mul(gate_up)

@@ -1,0 +1,99 @@
+"""Attention of few query rows over many paged entries: decode, shared prefixes, attached segments."""
+
+import math
+
+from torch import Tensor
+
+from kernels_cupy import scratch
+from kernels_cupy.errors import need
+from kernels_cupy.launch import (
+    Instance,
+    LaunchPlan,
+    elem,
+    f32,
+    i32,
+    kernel,
+    multiprocessors,
+    shared_limit,
+)
+from kernels_cupy.plan import NARROW, WIDE, AttentionPlan, ItemTables
+
+HEAD_DIMS = (64, 96, 128, 256)
+WARPS = 4
+
+
+def settings(head_dim: int, rows: int, limit: int) -> dict[str, int]:
+    """Stages of the ring and blocks a multiprocessor, by what its shared memory holds."""
+    stages, resident = (2, 1) if head_dim == 256 else (3, 2)
+    if rows == WIDE:
+        resident = 1 if head_dim >= 128 else 2
+    if shared_bytes(head_dim, stages) > limit:  # consumer cards
+        stages, resident = 2, 1
+    return {"HEAD_DIM": head_dim, "ROWS": rows, "STAGES": stages, "RESIDENT": resident}
+
+
+def shared_bytes(head_dim: int, stages: int) -> int:
+    return WARPS * stages * 2 * 16 * (head_dim + 8) * 2
+
+
+INSTANCES = tuple(
+    Instance("paged_attention", "paged_attention", {"ELEM": e, **settings(d, rows, 227 << 10)})
+    for e in (0, 1)
+    for d in HEAD_DIMS
+    for rows in (NARROW, WIDE)
+    if rows == NARROW or d <= 128
+)
+
+
+def paged_attention(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: AttentionPlan, page_size: int, scale: float
+) -> None:
+    """Write `out` [T, Q, D] for the tokens that `plan` has items for.
+
+    q [T, Q, D] packed; k and v [slots, H, D] of one layer, packed.
+    """
+    _, heads, dim = q.shape
+    kv_heads = k.shape[1]
+    need(dim in HEAD_DIMS, f"head_dim of {HEAD_DIMS} (others: ops='cpu')", dim)
+    need(heads % kv_heads == 0 and heads // kv_heads <= NARROW, "at most 8 heads a KV head", q, k)
+    need(q.is_contiguous() and k.is_contiguous() and v.is_contiguous(), "packed tensors", q, k, v)
+    need(page_size & (page_size - 1) == 0, "a page size that is a power of two", page_size)
+    part = scratch.floats(q.device, "part", scratch.round_up(plan.parts * heads * dim))
+    lse = scratch.floats(q.device, "part lse", scratch.round_up(plan.parts * heads))
+    for launch in plan.launches:
+        _launch(launch, q, k, v, out, plan, page_size, scale, part, lse)
+    if plan.merge_tokens is not None:
+        count = plan.merge_tokens.shape[0]
+        defines = {"ELEM": elem(q.dtype), **settings(dim, NARROW, shared_limit(q.device))}
+        kernel("paged_attention", "merge_parts", q.device, **defines)(
+            LaunchPlan.warps(count * heads),
+            part, lse, plan.merge_tokens, plan.merge_starts, out, i32(count), i32(heads),
+        )  # fmt: skip
+
+
+def _launch(
+    launch: ItemTables,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    plan: AttentionPlan,
+    page_size: int,
+    scale: float,
+    part: Tensor,
+    lse: Tensor,
+) -> None:
+    dim, kv_heads = q.shape[2], k.shape[1]
+    s = settings(dim, launch.width, shared_limit(q.device))
+    blocks = multiprocessors(q.device) * s["RESIDENT"]
+    rows = 2 * blocks * launch.width
+    items = launch.items.shape[0]
+    kernel("paged_attention", "paged_attention", q.device, ELEM=elem(q.dtype), **s)(
+        LaunchPlan((blocks, 1, 1), 32 * WARPS, shared_bytes(dim, s["STAGES"])),
+        q, k, v, out, plan.tables, launch.prefix, launch.items, launch.rows, plan.turns,
+        scratch.floats(q.device, "partial", rows * dim), scratch.floats(q.device, "stats", rows * 2),
+        part, lse, scratch.counters(q.device, "items", scratch.round_up(items * kv_heads)),
+        i32(items), i32(plan.tables.shape[1]), i32(page_size.bit_length() - 1), i32(kv_heads),
+        i32(q.shape[1] // kv_heads), f32(scale * math.log2(math.e)),
+    )  # fmt: skip
+

@@ -1,0 +1,259 @@
+"""What one step's attention reads, as integer tables for the kernels; made once a step on the CPU.
+
+Rows of few query rows (tokens x heads of a group) become *items* of `paged_attention`; longer ones become
+*tiles* of `extend_attention`. A row that reads attached segments, or shares a prefix that is read once
+for several rows, has several items; their results are merged afterwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.forward import ForwardBatch, Segment
+
+Ints = NDArray[np.int32]
+TILE = 64  # KV entries of a unit of work; 16 * WARPS of paged_attention.cu
+NARROW, WIDE = 8, 32  # query rows that an item may have: of one row, of a shared prefix
+FAR = 2**31 - 1
+
+
+@dataclass(slots=True)
+class Items:
+    """Work of one launch of paged_attention. Row records: token, first, limit, part, turn, 0, 0, 0."""
+
+    items: list[Sequence[int]] = field(default_factory=list)
+    rows: list[Sequence[int]] = field(default_factory=list)
+    tiles: list[int] = field(default_factory=list)
+
+    def add(self, table: int, rows: Sequence[Sequence[int]], stop: int) -> None:
+        """Entries up to `stop` of the table's row, read by `rows` within their own bounds."""
+        first = min(r[1] for r in rows)
+        low = first // TILE * TILE
+        inner = (max(r[1] for r in rows), min(r[2] for r in rows))  # all rows read these
+        self.items.append((table, low, stop, len(self.rows), len(rows), *inner, 0))
+        self.rows += rows
+        self.tiles.append(-(-(stop - low) // TILE))
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTables:
+    """`Items` on the device: [I, 8], [N, 8] and the tiles' prefix sums [I + 1], all int32."""
+
+    width: int  # query rows an item may have
+    items: Tensor
+    rows: Tensor
+    prefix: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """Tables of the layers that share a sliding window."""
+
+    tables: Tensor  # int32 [B + segments, W]
+    launches: tuple[ItemTables, ...]
+    tiles: Tensor | None  # int32 [N, 8] of extend_attention, heaviest first
+    parts: int
+    merge_tokens: Tensor | None  # int32 [n] tokens with several parts
+    merge_starts: Tensor | None  # int32 [n + 1]
+    turns: Tensor | None  # float32 [shifts, D / 2, 2]
+
+
+@dataclass(slots=True)
+class _Draft:
+    narrow: Items = field(default_factory=Items)
+    wide: Items = field(default_factory=Items)
+    tiles: list[tuple[int, ...]] = field(default_factory=list)
+    parts: dict[int, int] = field(default_factory=dict)  # token -> how many results it has
+    shifts: dict[int, int] = field(default_factory=dict)  # shift -> row of the turns
+    extra: list[Sequence[int]] = field(default_factory=list)  # block tables of segments
+
+
+def draft(
+    batch: ForwardBatch, window: int | None, group: int, block: int, shared: Sequence["Prefix"] = ()
+) -> _Draft:
+    """The step's items and tiles. `block` is the query rows of a tile of extend_attention."""
+    d = _Draft()
+    starts, lens = batch.query_start.tolist(), batch.kv_lens.tolist()
+    prefix_of = {row: p for p in shared for row in p.rows}
+    waiting: list[tuple[Items, int, list[list[int]], int]] = []  # items whose rows have parts
+    for p in shared:
+        records = [_record(starts[r], 0, p.entries) for r in p.rows]
+        _chunked(waiting, d.wide, p.rows[0], records, p.entries, WIDE // group)
+    for row in range(batch.rows):
+        new = starts[row + 1] - starts[row]
+        if new == 0:
+            continue
+        segments = batch.attached[row] if batch.attached else ()
+        prefix = prefix_of.get(row)
+        limit0 = lens[row] - new + 1
+        if new * group > NARROW and not segments:
+            _tiles(d, row, starts[row], new, limit0, group, block)
+            continue
+        records = [
+            _record(starts[row] + j, _first(limit0 + j, window, prefix), limit0 + j)
+            for j in range(new)
+        ]
+        if segments or prefix is not None:
+            _chunked(waiting, d.narrow, row, records, lens[row], NARROW // group)
+            for s in segments:
+                _segment(d, waiting, batch.rows, s, starts[row], new, NARROW // group)
+        else:
+            d.narrow.add(row, records, lens[row])
+    _number_parts(d, waiting)
+    return d
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Rows whose block tables begin with the same pages, to be read once for all of them."""
+
+    rows: tuple[int, ...]
+    entries: int
+
+
+def shared_prefixes(
+    batch: ForwardBatch, page_size: int, bytes_per_entry: int, worth: int = 16 << 20
+) -> list[Prefix]:
+    """Groups of one-token rows whose common pages are worth a pass of their own: at least `worth` bytes
+    of re-reading are saved (partial results and their merge cost about 3 µs)."""
+    if batch.attached:
+        return []
+    starts, lens = batch.query_start.numpy(), batch.kv_lens.numpy()
+    tables = batch.block_tables.numpy()
+    by_page: dict[int, list[int]] = {}
+    for row in np.flatnonzero(np.diff(starts) == 1).tolist():
+        by_page.setdefault(int(tables[row, 0]), []).append(row)
+    found = []
+    for rows in by_page.values():
+        if len(rows) < 2:
+            continue
+        same = (tables[rows] == tables[rows[0]]).all(0)
+        pages = int(same.argmin()) if not same.all() else tables.shape[1]
+        # whole tiles only, and at least one entry of each row's own remains
+        entries = min(pages * page_size, int(lens[rows].min()) - 1) // TILE * TILE
+        if entries * bytes_per_entry * (len(rows) - 1) >= worth:
+            found.append(Prefix(tuple(rows), entries))
+    return found
+
+
+def finish(
+    d: _Draft, batch: ForwardBatch, device: torch.device, turns: Any
+) -> AttentionPlan:
+    """The draft as device tensors, in one copy. `turns(shifts)` makes the table of query turns."""
+    launches = [(NARROW, d.narrow), (WIDE, d.wide)]
+    launches = [(w, i) for w, i in launches if i.items]
+    counts = sorted(d.parts.items())
+    arrays: list[Ints] = [_tables(batch, d.extra)]
+    for _, i in launches:
+        arrays += [_ints(i.items, 8), _ints(i.rows, 8), np.cumsum([0, *i.tiles], dtype=np.int32)]
+    arrays.append(_ints(sorted(d.tiles, key=lambda t: -(t[4] + t[3])), 8))
+    arrays.append(np.array([t for t, _ in counts], dtype=np.int32))
+    arrays.append(np.cumsum([0, *(n for _, n in counts)], dtype=np.int32))
+    on_device = iter(_upload(arrays, device))
+    tables = next(on_device)
+    made = tuple(
+        ItemTables(w, next(on_device), next(on_device), next(on_device)) for w, _ in launches
+    )
+    tiles, tokens, starts = on_device
+    merged = len(counts) > 0
+    return AttentionPlan(
+        tables,
+        made,
+        tiles if d.tiles else None,
+        int(sum(n for _, n in counts)),
+        tokens if merged else None,
+        starts if merged else None,
+        turns([-s for s in d.shifts]) if d.shifts else None,
+    )
+
+
+def _record(token: int, first: int, limit: int, turn: int = -1) -> list[int]:
+    return [token, first, limit, -1, turn, 0, 0, 0]
+
+
+def _first(limit: int, window: int | None, prefix: Prefix | None) -> int:
+    """First entry that a token reads by itself; the prefix is read for it elsewhere."""
+    if prefix is not None:
+        return prefix.entries
+    return 0 if window is None else max(0, limit - window)
+
+
+def _tiles(
+    d: _Draft, row: int, token0: int, new: int, limit0: int, group: int, block: int
+) -> None:
+    for row0 in range(0, new * group, block):
+        rows = min(block, new * group - row0)
+        d.tiles.append((row, token0, rows, row0, limit0, 0, 0, 0))
+
+
+def _chunked(
+    waiting: list[tuple[Items, int, list[list[int]], int]],
+    items: Items,
+    table: int,
+    records: list[list[int]],
+    stop: int,
+    tokens: int,
+) -> None:
+    for i in range(0, len(records), tokens):
+        some = records[i : i + tokens]
+        waiting.append((items, table, some, min(stop, max(r[2] for r in some))))
+
+
+def _segment(
+    d: _Draft,
+    waiting: list[tuple[Items, int, list[list[int]], int]],
+    rows: int,
+    s: Segment,
+    token0: int,
+    new: int,
+    tokens: int,
+) -> None:
+    if s.stop <= s.start:
+        return
+    turn = d.shifts.setdefault(s.shift, len(d.shifts)) if s.shift else -1
+    table = rows + len(d.extra)
+    d.extra.append(s.pages)
+    records = [_record(token0 + j, s.start, s.stop, turn) for j in range(new)]
+    _chunked(waiting, d.narrow, table, records, s.stop, tokens)
+
+
+def _number_parts(d: _Draft, waiting: list[tuple[Items, int, list[list[int]], int]]) -> None:
+    """Give each result of a token its place: tokens ascending, a token's results together."""
+    for _, _, records, _ in waiting:
+        for r in records:
+            d.parts[r[0]] = d.parts.get(r[0], 0) + 1
+    place, at = {}, 0
+    for token, n in sorted(d.parts.items()):
+        place[token] = at
+        at += n
+    for items, table, records, stop in waiting:
+        for r in records:
+            r[3] = place[r[0]]
+            place[r[0]] += 1
+        items.add(table, records, stop)
+
+
+def _ints(rows: Sequence[Sequence[int]], width: int) -> Ints:
+    return np.array(rows, dtype=np.int32).reshape(-1, width)
+
+
+def _tables(batch: ForwardBatch, extra: Sequence[Sequence[int]]) -> Ints:
+    own = batch.block_tables.numpy()
+    width = max([own.shape[1], 1, *(len(pages) for pages in extra)])
+    tables = np.zeros((own.shape[0] + len(extra), width), dtype=np.int32)
+    tables[: own.shape[0], : own.shape[1]] = own
+    for row, pages in enumerate(extra, own.shape[0]):
+        tables[row, : len(pages)] = pages
+    return tables
+
+
+def _upload(arrays: Sequence[Ints], device: torch.device) -> list[Tensor]:
+    flat = torch.from_numpy(np.concatenate([a.ravel() for a in arrays])).to(device)
+    sizes = [a.size for a in arrays]
+    parts = flat.split(sizes)
+    return [p.view(a.shape) for p, a in zip(parts, arrays, strict=True)]
