@@ -1,1 +1,1 @@
-"""Side-by-side measurements: ours and a peer take turns in one run, and ratios are paired turn by turn."""
+"""Side-by-side measurements: ours and a peer take turns in one run, ratios are paired by turn."""

@@ -1,4 +1,4 @@
-"""The peers: transformers on the same weights, and llama.cpp on the same file where it is installed."""
+"""The peers: transformers on the same weights, llama.cpp on the same file where it is there."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 class Transformers:
-    """Greedy decoding by transformers, in the plainest loop that its model API allows: no sampling, no
-    stopping rule, no callback, so that nothing but the net and its cache is timed."""
+    """Greedy decoding by transformers, in the plainest loop that its model API allows: no sampling,
+    no stopping rule, no callback, so that nothing but the net and its cache is timed."""
 
     def __init__(self, source: Path, dtype: torch.dtype) -> None:
         from transformers import AutoModelForCausalLM
@@ -66,7 +66,7 @@ class Transformers:
 
 
 class LlamaCpp:
-    """llama.cpp through llama-cpp-python, on the GGUF file as it is. Raises ImportError without it."""
+    """llama.cpp through llama-cpp-python, on the file as it is. Raises ImportError without it."""
 
     def __init__(self, file: Path, threads: int, context: int = 2560, label: str = "") -> None:
         from llama_cpp import Llama

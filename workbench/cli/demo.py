@@ -17,8 +17,8 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from workbench.tasks import task
-    from workbench.tools import lookup
+    from workbench.tasks.catalogue import task
+    from workbench.tools import Lookup
 
     problem = task("chain", args.links, args.seed)
     trace, report = args.out / "demo.wbt", args.out / "demo.html"
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     note(f"task        {problem.prompt}")
     session = open_session(args, trace)
     try:
-        tools = [lookup(problem.results, name=problem.tool, parameter=problem.parameter)]
+        tools = [Lookup(problem.results, name=problem.tool, parameter=problem.parameter)]
         result = follow(session.run(problem.prompt, strategy="tim", seed=args.seed, tools=tools))
     finally:
         session.close()

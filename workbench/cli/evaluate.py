@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.cli.output import Progress, Verbs, emit, pairs, table
 from workbench.cli.run import engine_options, open_session
+from workbench.cli.toolbox import tools_of
 
 COLUMNS = ("task", "level", "seed", "n", "accuracy", "ci95", "tok_s", "peak_kv_tokens", "wall_s")
 Z95 = 1.959964
@@ -49,13 +50,13 @@ def run(args: argparse.Namespace) -> None:
 
 def one(session: Any, args: argparse.Namespace, seed: int, place: int) -> dict[str, Any]:
     """One problem, asked and judged."""
-    from workbench.tasks import task
-    from workbench.tools import lookup, toolbox
+    from workbench.tasks.catalogue import task
+    from workbench.tools import Lookup
 
     problem = task(args.task, args.level, seed * 100_003 + place)
-    tools = [*toolbox(args.tools)]
+    tools = tools_of(args.tools)
     if problem.tool:
-        tools.append(lookup(problem.results, name=problem.tool, parameter=problem.parameter))
+        tools.append(Lookup(problem.results, name=problem.tool, parameter=problem.parameter))
     Progress(plain_every=0).show(f"{args.task} seed {seed}, {place + 1} of {args.n}")
     start = time.perf_counter()
     result = session.run(

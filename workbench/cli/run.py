@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.cli.output import Failure, Progress, Verbs, emit, note, pairs
-from workbench.cli.toolbox import toolbox
+from workbench.cli.toolbox import tools_of
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     if (args.prompt is None) == (args.resume is None):
         raise Failure("either a prompt or --resume TRACE was wanted; `-` reads from standard input")
     prompt = sys.stdin.read().strip() if args.prompt == "-" else args.prompt
-    tools = toolbox(args.tools)
+    tools = tools_of(args.tools)
     budget, params = pairs(args.budget, "--budget"), pairs(args.param, "--param")
     session = open_session(args, args.trace)
     try:
