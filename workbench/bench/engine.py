@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import math
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,9 +159,18 @@ def forks(args: argparse.Namespace) -> Iterator[Row]:
     ours.close()
 
 
+def recording(args: argparse.Namespace) -> Iterator[Row]:
+    """What recording everything adds to a step."""
+    from workbench.bench import trace
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield from trace.recording(args, Path(folder, "bench.wbt"))
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "decode": decode,
     "serve": serve,
     "prefill": prefill,
     "forks": forks,
+    "recording": recording,
 }
