@@ -17,7 +17,7 @@ from workbench.trace.stays import Stays
 from workbench.trace.streams import UNKNOWN, Rows, Stream
 from workbench.trace.spans import Spans
 from workbench.trace.tables import DERIVED, NEVER, NOBODY
-from workbench.words import Field, NodeKind, Origin
+from workbench.words import Field, Origin, PruneMode
 
 WITH_FIELDS = (Field.THOUGHT, Field.CALL, Field.RESULT, Field.CONCLUSION)
 
@@ -55,7 +55,6 @@ class TableBuilder:
             if (handler := handlers.get(type(event))) is not None:
                 handler(event)
         if any_event:
-            self._stays.settle(self.tables.meta["last_step"])
             self.tables.touch()
         return self.tables
 
@@ -68,6 +67,7 @@ class TableBuilder:
         self._stays.page_size = e.page_size
 
     def _on_RunEnded(self, e: ev.RunEnded) -> None:
+        self._stays.settle(e.step)
         self.tables.meta |= {"complete": e.complete, "live": False}
 
     def _on_RequestOpened(self, e: ev.RequestOpened) -> None:
@@ -109,7 +109,7 @@ class TableBuilder:
         stream.sampled_last = parent.sampled_last and at == parent.length
         row = parent.rowat(at) if at < parent.length else UNKNOWN
         fact = self._births[row] if row != UNKNOWN else self._facts
-        stream.cuts = [(0, a, min(b, at)) for n, a, b in parent.cuts if n < fact and a < at]
+        stream.cuts = [(n, a, min(b, at)) for n, a, b in parent.cuts if n < fact and a < at]
         for a, b in parent.memory_at(at, fact).spans:
             rows = parent.rows(a, b)
             for place in np.flatnonzero(np.frombuffer(self._holders, np.uint32)[rows] == 0).tolist():
@@ -120,9 +120,11 @@ class TableBuilder:
     def _again(self, stream: Stream, old: int, step: int) -> int:
         """A row for a token that had left memory and is encoded again for a fork."""
         cell = self.tables["tokens"].cell
-        return self._row(stream, cell("index", old), cell("id", old), cell("node", old),
-                         cell("field", old), cell("origin", old), step,
-                         cell("logprob", old), cell("entropy", old))
+        row = self._row(stream, cell("index", old), cell("id", old), cell("node", old),
+                        cell("field", old), cell("origin", old), step,
+                        cell("logprob", old), cell("entropy", old))
+        self._births[row] = self._births[old]  # what was pruned before it first came stays pruned
+        return row
 
     def _innermost(self, parent: Stream, at: int) -> int:
         """The node that a fork's first token belongs to, until a fact says otherwise."""
@@ -196,6 +198,10 @@ class TableBuilder:
         """Bring a stream to length `index`: what lay behind was edited away; a gap has no rows."""
         if index < stream.length:
             self._leave(stream.rows_of(stream.resident.remove(index, stream.length)), step)
+            before = stream.copy()  # forks go on reading what they were forked from
+            for child in self._by_row:
+                if child.parent is stream and child.at > index:
+                    child.parent = before
             stream.truncate(index)
             self._lost[stream.row] = sum(map(len, stream.gone))
             stream.node = self._still_open(stream, index)
@@ -321,6 +327,8 @@ class TableBuilder:
         spans = stream.resident.remove(e.start, e.stop)
         stream.cuts.append((self._facts, e.start, e.stop))
         self._stays.cut(stream, entry)
+        if e.mode is PruneMode.REENCODE:
+            stream.sampled_last = False  # it runs in the same pass as the survivors
         dead = self._leave(stream.rows_of(spans), e.step)
         if len(dead):
             stream.gone.append(np.concatenate([np.arange(a, b) for a, b in spans]))

@@ -52,8 +52,12 @@ class Stays:
         if old is not None:
             for name in ("node", "second", "used", "pinned"):
                 self._pages.set(name, new, cell(name, old))
-        for holder, at in self._holders.get(page, {}).items():
-            self._streams[holder].table[at] = new
+        holders = self._holders.get(page, {})
+        for holder, at in holders.items():
+            if holder in self._streams:
+                self._streams[holder].table[at] = new
+                self.touch(self._streams[holder], at * self.page_size)
+        self._counts.append(new, step, len(holders))
         return new
 
     def _take(self, page: int, seq: int, place: int, stay: int) -> None:
@@ -84,8 +88,9 @@ class Stays:
             stay = self._begin(e.page, e.seq, e.place, e.step)
         self._take(e.page, e.seq, e.place, stay)
         if self._pages.cell("branch", stay) == NOBODY:
-            stay = self._go_on(e.page, e.step, GOES_ON, e.seq)
-        self._counts.append(stay, e.step, e.refcount)
+            self._go_on(e.page, e.step, GOES_ON, e.seq)
+        else:
+            self._counts.append(stay, e.step, e.refcount)
 
     def on_PageReleased(self, e: ev.PageReleased) -> None:
         place = self._holders.get(e.page, {}).pop(e.seq, None)
@@ -93,7 +98,12 @@ class Stays:
         stream = self._streams.get(e.seq)
         if stream and place is not None and stream.table.get(place) == stay:
             del stream.table[place]
-        if stay is not None:
+        if stay is None:
+            return
+        heirs = self._holders.get(e.page)
+        if heirs and stream and self._pages.cell("branch", stay) == stream.row:
+            self._go_on(e.page, e.step, GOES_ON, min(heirs))
+        else:
             self._counts.append(stay, e.step, e.refcount)
 
     def on_PageCached(self, e: ev.PageCached) -> None:

@@ -1,7 +1,7 @@
 """What the reducer knows of a branch: its stream as rows of `tokens`, and what of it is in memory."""
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,10 @@ class Stream:
     def rows_of(self, spans: list[Span]) -> Rows:
         parts = [self.rows(a, b) for a, b in spans]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def copy(self) -> "Stream":
+        """The same stream, for forks to read when this one is edited."""
+        return replace(self, own=array("I", self.own), redone=dict(self.redone))
 
     def truncate(self, index: int) -> None:
         """Forget the stream from `index` on. Residency is the caller's business."""

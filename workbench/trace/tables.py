@@ -81,7 +81,9 @@ TABLES: dict[str, dict[str, str]] = {
     # one row a stay of one content on one page; a page whose owner changes begins a new row
     "pages": {
         "page": "u4",
-        "branch": "i4",  # row of `branches` that made it; NOBODY while only the prefix cache keeps it
+        # row of `branches` that made it, or has had it longest since the maker gave it back; NOBODY
+        # while only the prefix cache keeps it
+        "branch": "i4",
         "place": "u4",  # in that branch's block table
         "node": "i4",  # of its first token
         "second": "i4",  # of its last token where that is another node

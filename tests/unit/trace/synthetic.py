@@ -48,6 +48,8 @@ class SimBranch:
     tokens: list[int] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)  # stream indexes
     table: list[int] = field(default_factory=list)  # pages by place
+    rows: list[int] = field(default_factory=list)  # number of each token, counted over all branches
+    memories: list[list[int]] = field(default_factory=list)  # what was resident before each token
     pending: bool = False  # the last token has no K and V
     live: bool = True
 
@@ -68,6 +70,10 @@ class Simulator:
         self.branches: dict[int, SimBranch] = {}
         self.next_node = 0
         self.held: list[set[int]] = []  # pages held after each step
+        self.watched = False  # keep what is resident after each step: for small runs
+        self.tokens = 0  # told of so far, those encoded again for a fork included
+        self.resident: list[set[int]] = []  # numbers of the tokens in memory after each step
+        self.counts: list[dict[int, int]] = []  # refcounts of held pages after each step
         self.emit(ev.RunStarted(
             self.step, "2026-01-01T00:00:00Z", "SYNTHETIC (no model)", "synthetic", page_size, pages,
             window, window, layers, experts, (2,), "{}", '{"model":"made up for tests"}',
@@ -84,17 +90,63 @@ class Simulator:
         self.feed(branch, prompt, Origin.PROMPT, Phase.PREFILL)
         return branch
 
-    def fork(self, parent: SimBranch, request: int = 0) -> SimBranch:
-        child = SimBranch(len(self.branches), list(parent.tokens), list(parent.resident),
-                          pending=parent.pending)
+    def fork(self, parent: SimBranch, at: int | None = None, request: int = 0) -> SimBranch:
+        """A branch that has in memory what `parent` had before its token `at`. Pages whose entries are
+        the same are shared; the rest is computed anew."""
+        at = len(parent.tokens) if at is None else at
+        now = at == len(parent.tokens)
+        memory = list(parent.resident if now else parent.memories[at])
+        child = SimBranch(len(self.branches), parent.tokens[:at], memory, rows=parent.rows[:at],
+                          memories=parent.memories[:at], pending=now and parent.pending)
+        alive = self._alive()
         self.branches[child.seq] = child
         self.emit(ev.BranchOpened(self.step, self.t, SeqId(child.seq), RequestId(request),
-                                  SeqId(parent.seq), len(parent.tokens), len(parent.resident)))
-        for place, page in enumerate(parent.table):
+                                  SeqId(parent.seq), at, 0))
+        for index in memory:
+            if child.rows[index] not in alive:
+                child.rows[index] = self._number()
+        stored = len(parent.resident) - parent.pending
+        same = 0
+        while same < min(len(memory), stored) and memory[same] == parent.resident[same]:
+            same += 1
+        if not now:
+            same -= same % self.page_size
+        for place, page in enumerate(parent.table[: -(-same // self.page_size)]):
             self.refcount[page] += 1
             child.table.append(page)
-            self.emit(ev.PageShared(self.step, PageId(page), SeqId(child.seq), place, self.refcount[page]))
+            self.emit(ev.PageShared(self.step, PageId(page), SeqId(child.seq), place,
+                                    self.refcount[page]))
+        if not now:
+            self._store(child, same, len(memory))
+            self.end_step(Phase.REENCODE, max(1, len(memory) - same))
         return child
+
+    def edit(self, branch: SimBranch, start: int, tokens: list[int]) -> None:
+        """Replace the stream from `start` on by `tokens`; what is resident before it stays."""
+        kept = [i for i in branch.resident if i < start]
+        need = -(-len(kept) // self.page_size)
+        for page in branch.table[need:]:
+            self._release(branch, page, FreeReason.PRUNED)
+        del branch.table[need:]
+        branch.resident = kept
+        del branch.tokens[start:], branch.rows[start:], branch.memories[start:]
+        branch.pending = False
+        self.feed(branch, tokens, Origin.FED, Phase.EXTEND)
+
+    def _number(self) -> int:
+        self.tokens += 1
+        return self.tokens - 1
+
+    def _alive(self) -> set[int]:
+        return {b.rows[i] for b in self.branches.values() if b.live for i in b.resident}
+
+    def _extend(self, branch: SimBranch, tokens: list[int]) -> None:
+        for token in tokens:
+            if self.watched:
+                branch.memories.append(list(branch.resident))
+            branch.resident.append(len(branch.tokens))
+            branch.tokens.append(token)
+            branch.rows.append(self._number())
 
     def drop(self, branch: SimBranch, reason: FreeReason = FreeReason.DROPPED) -> None:
         branch.live = False
@@ -142,8 +194,7 @@ class Simulator:
     def feed(self, branch: SimBranch, tokens: list[int], origin: Origin, phase: Phase) -> None:
         before = len(branch.resident) - branch.pending
         index = len(branch.tokens)
-        branch.tokens += tokens
-        branch.resident += range(index, len(branch.tokens))
+        self._extend(branch, tokens)
         self.emit(ev.TokensFed(self.step, SeqId(branch.seq), index, origin, tuple(tokens)))
         branch.pending = False
         self._store(branch, before, len(branch.resident))
@@ -160,8 +211,7 @@ class Simulator:
             logprobs = [-draw * (i + 0.25) for i in range(self.top)]
             self.emit(ev.TokenSampled(self.step, SeqId(branch.seq), index, token, -draw * 0.25,
                                       draw * 2.5, tuple(top), tuple(logprobs)))
-            branch.tokens.append(token)
-            branch.resident.append(index)
+            self._extend(branch, [token])
             branch.pending = True
         self.end_step(Phase.DECODE, len(branches), sampled=len(branches))
 
@@ -180,6 +230,9 @@ class Simulator:
             len(held), 0, 0.0001, seconds - 0.0004, 0.0002, 0.0001,
         ))
         self.held.append(held)
+        if self.watched:
+            self.resident.append(self._alive())
+            self.counts.append({page: self.refcount[page] for page in held})
         self.t += seconds
         self.step = Step(self.step + 1)
 
