@@ -34,6 +34,7 @@ class TableBuilder:
         self._nodes: dict[int, int] = {}
         self._streams: dict[int, Stream] = {}
         self._by_row: list[Stream] = []
+        self._former: list[Stream] = []  # streams as they were before an edit
         self._holders = array("I")  # per row of tokens: live branches that have it in memory
         self._births = array("I")  # per row of tokens: number of the fact that brought it
         self._waiting: dict[int, list[int]] = {}  # branch row -> nodes whose first token is to come
@@ -199,9 +200,10 @@ class TableBuilder:
         if index < stream.length:
             self._leave(stream.rows_of(stream.resident.remove(index, stream.length)), step)
             before = stream.copy()  # forks go on reading what they were forked from
-            for child in self._by_row:
+            for child in (*self._by_row, *self._former):
                 if child.parent is stream and child.at > index:
                     child.parent = before
+            self._former.append(before)
             stream.truncate(index)
             self._lost[stream.row] = sum(map(len, stream.gone))
             stream.node = self._still_open(stream, index)
