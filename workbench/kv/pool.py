@@ -18,12 +18,19 @@ class SavedPages:
 
 
 class TorchPool:
-    """A `forward.Pool` of order "token". `inv_freq` [D / 2] are the net's RoPE frequencies, scaling
-    worked in; the factor that YaRN puts on cos and sin is no part of them, since stored K bears it."""
+    """A `forward.Pool` of order "token".
 
-    def __init__(self, layout: KVLayout, inv_freq: Tensor, device: torch.device | str = "cpu") -> None:
+    `inv_freq` [D / 2] are the net's RoPE frequencies, scaling worked in. The factor that YaRN puts
+    on cos and sin is no part of them, since stored K bears it already.
+    """
+
+    def __init__(
+        self, layout: KVLayout, inv_freq: Tensor, device: torch.device | str = "cpu"
+    ) -> None:
         if layout.order != "token":
-            raise ValueError(f"TorchPool keeps order 'token', got a layout of order {layout.order!r}")
+            raise ValueError(
+                f"TorchPool keeps order 'token', got a layout of order {layout.order!r}"
+            )
         if inv_freq.shape != (layout.head_dim // 2,):
             raise ValueError(
                 f"inv_freq must be [{layout.head_dim // 2}] for head_dim {layout.head_dim}, "
@@ -66,7 +73,9 @@ class TorchPool:
 
     def load(self, pages: Sequence[int], saved: SavedPages) -> None:
         if saved.k.shape[1] != len(pages):
-            raise ValueError(f"{saved.k.shape[1]} pages were saved, {len(pages)} given to load into")
+            raise ValueError(
+                f"{saved.k.shape[1]} pages were saved, {len(pages)} given to load into"
+            )
         index = self._index(pages)
         self.k[:, index] = saved.k.to(self.device)
         self.v[:, index] = saved.v.to(self.device)

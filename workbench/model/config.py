@@ -1,4 +1,4 @@
-"""`config.json` of a Hugging Face checkpoint -> `ModelShape`. The families' differences stand here."""
+"""A checkpoint's `config.json` -> `ModelShape`. The families' differences stand here."""
 
 import json
 from collections.abc import Mapping
@@ -34,7 +34,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ModelError(f"wanted {path}, which does not exist; give a checkpoint's folder") from error
+        raise ModelError(
+            f"wanted {path}, which does not exist; give a checkpoint's folder"
+        ) from error
     except ValueError as error:
         raise ModelError(f"{path} is no readable JSON ({error}); fetch it again") from error
     return config
@@ -53,7 +55,9 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     try:
         return _shape(family, config)
     except KeyError as error:
-        raise ModelError(f"config.json of {named} lacks {error}; give the checkpoint's own") from error
+        raise ModelError(
+            f"config.json of {named} lacks {error}; give the checkpoint's own"
+        ) from error
     except ValueError as error:
         raise ModelError(f"config.json of {named}: {error}") from error
 
@@ -89,7 +93,7 @@ def _shape(family: str, config: Mapping[str, Any]) -> ModelShape:
 def _rope(family: str, config: Mapping[str, Any]) -> Rope:
     # newer configs gather everything in rope_parameters, older ones keep theta beside rope_scaling
     facts = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    kind = facts.get("rope_type") or facts.get("type") or "default"
+    kind: Any = facts.get("rope_type") or facts.get("type") or "default"
     if kind not in ROPE_KINDS:
         raise ModelError(f"RoPE scaling {kind!r} is not served; these are: {', '.join(ROPE_KINDS)}")
     if (share := facts.get("partial_rotary_factor", config.get("partial_rotary_factor"))) not in (

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.forward import ForwardBatch, ForwardOutput, Pool, Routing
+from workbench.forward import ForwardBatch, ForwardOutput, NetFacts, Pool, Routing
 from workbench.kv.layout import KVLayout
 from workbench.kv.pool import TorchPool
 from workbench.ops.contract import Linear, Ops, Rotary
 
-from .lora import Adapter
+from .lora import Adapter, load_adapter
 from .overrides import StepOverrides, resolve
 from .shape import ModelShape
+
+MakePool = Callable[[KVLayout, Tensor, torch.device], Pool]  # of frequencies [D / 2]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,21 +73,23 @@ class Decoder:
         name: str,
         dtype: torch.dtype,
         device: torch.device,
+        make_pool: MakePool = TorchPool,
     ) -> None:
-        self.name, self.facts, self.ops, self.dtype, self.device = name, shape, ops, dtype, device
+        self.name, self.ops, self.dtype, self.device = name, ops, dtype, device
+        self.facts: NetFacts = shape
+        self._make_pool = make_pool
         self.adapters: dict[str, Adapter] = {}
         self.rotary: Rotary = shape.rope.rotary(shape.head_dim)
         self._net, self._shape = net, shape
-        self._split = tuple(
-            n * shape.head_dim for n in (shape.heads, shape.kv_heads, shape.kv_heads)
-        )
+        sizes = (shape.heads, shape.kv_heads, shape.kv_heads)
+        self._split = [n * shape.head_dim for n in sizes]
 
     def layout(self, pages: int, page_size: int) -> KVLayout:
         s = self._shape
         return KVLayout(s.layers, pages, page_size, s.kv_heads, s.head_dim, self.dtype)
 
-    def new_pool(self, layout: KVLayout) -> TorchPool:
-        return TorchPool(layout, self.rotary.inv_freq, self.device)
+    def new_pool(self, layout: KVLayout) -> Pool:
+        return self._make_pool(layout, self.rotary.inv_freq, self.device)
 
     def unserved(self, batch: ForwardBatch) -> str | None:
         s = self._shape
@@ -159,17 +164,17 @@ class Decoder:
         return self.ops.add_rms_norm(delta, x, weight, self._shape.norm_eps)
 
     def _heads(self, layer: Layer, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[T, (Q + 2H) D] -> q [T, Q, D], k and v [T, H, D], normed and clipped as the family says."""
+        """[T, (Q + 2H) D] -> q [T, Q, D], k and v [T, H, D], normed and clipped."""
         shape, tokens = self._shape, qkv.shape[0]
         if layer.q_norm is not None and layer.k_norm is not None and shape.qk_norm == "full-width":
-            q, k, v = qkv.split(self._split, 1)
+            q, k, v = torch.split(qkv, self._split, 1)
             q = self.ops.rms_norm(q, layer.q_norm, shape.norm_eps)
             k = self.ops.rms_norm(k, layer.k_norm, shape.norm_eps)
             qkv = torch.cat([q, k, v], 1)
         if shape.clip_qkv is not None:
             qkv = qkv.clamp(-shape.clip_qkv, shape.clip_qkv)
         heads = qkv.view(tokens, -1, shape.head_dim)
-        q, k, v = heads.split((shape.heads, shape.kv_heads, shape.kv_heads), 1)
+        q, k, v = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], 1)
         if layer.q_norm is not None and layer.k_norm is not None and shape.qk_norm == "per-head":
             q = self.ops.rms_norm(q, layer.q_norm, shape.norm_eps)
             k = self.ops.rms_norm(k, layer.k_norm, shape.norm_eps)
@@ -186,9 +191,7 @@ class Decoder:
         return self.ops.expert_mlp(x, chosen, weights, experts.gate_up, experts.down)
 
     def _touched(self, index: int, step: StepOverrides, batch: ForwardBatch) -> bool:
-        return (
-            index in batch.hidden_layers or index in step.steering or index + 1 in step.exits
-        )
+        return index in batch.hidden_layers or index in step.steering or index + 1 in step.exits
 
     def _after(
         self, index: int, x: Tensor, step: StepOverrides, batch: ForwardBatch, taken: _Taken
@@ -217,10 +220,17 @@ class Decoder:
             x = x[rows.to(self.device)]
         return self.ops.rms_norm(x, self._net.norm, self._shape.norm_eps)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [n, V] float32 of residuals [n, M]: the final norm and the head (latent lens)."""
-        with torch.no_grad():
-            x = hidden.to(self.device, self.dtype)
-            return self._net.head(self.ops.rms_norm(x, self._net.norm, self._shape.norm_eps)).float()
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids.to(self.device), self._net.embedding).float()
 
+    @torch.no_grad()
+    def project(self, hidden: Tensor, normed: bool) -> Tensor:
+        x = hidden.to(self.device, self.dtype)
+        if not normed:
+            x = self.ops.rms_norm(x, self._net.norm, self._shape.norm_eps)
+        return self._net.head(x).float()
 
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Load a PEFT directory under `name`, for `Override(adapter=name)`. Raises ModelError."""
+        self.adapters[name] = load_adapter(name, path, self._shape, self.dtype, self.device)

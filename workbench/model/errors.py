@@ -2,4 +2,4 @@
 
 
 class ModelError(Exception):
-    """A model cannot be loaded or served. The message says what was wanted, what came, what to do."""
+    """A model cannot be loaded or served; says what was wanted, what came, what to do."""

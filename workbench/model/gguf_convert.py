@@ -37,10 +37,11 @@ def config_of(
     meta: Mapping[str, Any], tensors: Mapping[str, Any], vocabulary: int
 ) -> dict[str, Any]:
     """A config.json that `config.shape_of` reads."""
-    arch = meta.get("general.architecture")
+    arch = str(meta.get("general.architecture"))
     if arch not in ARCHITECTURES:
         raise ModelError(
-            f"GGUF architecture {arch!r} is not served; these are: {', '.join(sorted(ARCHITECTURES))}"
+            f"GGUF architecture {arch!r} is not served; "
+            f"these are: {', '.join(sorted(ARCHITECTURES))}"
         )
 
     def get(key: str, default: Any = None) -> Any:
@@ -68,7 +69,9 @@ def config_of(
         "num_attention_heads": heads,
         "num_key_value_heads": int(get("attention.head_count_kv", heads)),
         "head_dim": int(get("attention.key_length", width // heads)),
-        "intermediate_size": int(get("feed_forward_length", 0) or get("expert_feed_forward_length")),
+        "intermediate_size": int(
+            get("feed_forward_length", 0) or get("expert_feed_forward_length")
+        ),
         "rms_norm_eps": float(need("attention.layer_norm_rms_epsilon")),
         "max_position_embeddings": int(need("context_length")),
         "sliding_window": get("attention.sliding_window"),
@@ -113,7 +116,7 @@ def tokenizer_of(
     types: Sequence[int],
     scores: Sequence[float],
 ) -> dict[str, Any]:
-    """{"tokenizer": tokenizer.json as text, "config": tokenizer_config.json's fields that we read}."""
+    """{"tokenizer": tokenizer.json as text, "config": fields of tokenizer_config.json}."""
     if not vocabulary:
         raise ModelError("the GGUF file has no tokenizer; convert the model with its vocabulary")
     model = meta.get("tokenizer.ggml.model")
@@ -163,8 +166,7 @@ def _byte_level(
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
     tokenizer.decoder = decoders.ByteLevel()
     _add_special(tokenizer, vocabulary, types)
-    text: str = tokenizer.to_str()
-    return text
+    return str(tokenizer.to_str())
 
 
 def _sentencepiece(
@@ -202,8 +204,7 @@ def _sentencepiece(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     _add_special(tokenizer, vocabulary, types)
-    text: str = tokenizer.to_str()
-    return text
+    return str(tokenizer.to_str())
 
 
 def _add_special(tokenizer: Any, vocabulary: Sequence[str], types: Sequence[int]) -> None:

@@ -1,8 +1,8 @@
 """GGUF files: their facts and tokenizer converted once into the cache, their tensors read in place.
 
-Opening one with the `gguf` library costs seconds, since it parses every token of the vocabulary. So the
-first opening leaves an index in the cache (config and tokenizer in Hugging Face's form, and where each
-tensor lies), with a checksum; later ones read that and map the file.
+Opening one with the `gguf` library costs seconds, since it parses every token of the vocabulary. So
+the first opening leaves an index in the cache (config and tokenizer in Hugging Face's form, and
+where each tensor lies), with a checksum; later ones read that and map the file.
 """
 
 import hashlib

@@ -22,6 +22,6 @@ def fetch_hub(name: str) -> Path:
         first = str(error).strip().splitlines()
         raise ModelError(
             f"wanted the hub's {name!r}, which could not be fetched ({type(error).__name__}: "
-            f"{first[0] if first else 'no detail'}); check the name and the network, or give a local "
-            "folder"
+            f"{first[0] if first else 'no detail'}); check the name and the network, or give "
+            "a local folder"
         ) from error

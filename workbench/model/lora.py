@@ -1,7 +1,7 @@
 """Low-rank adapters beside the weights, never merged: y + scale * (x A^T) B^T (2106.09685, eq. 3).
 
-Read from PEFT's layout (`adapter_config.json`, `adapter_model.safetensors`). The projections that the
-decoder fuses get fused adapters: A stacked, B block-diagonal.
+Read from PEFT's layout (`adapter_config.json`, `adapter_model.safetensors`). The projections that
+the decoder fuses get fused adapters: A stacked, B block-diagonal.
 """
 
 import json
@@ -62,9 +62,7 @@ def load_adapter(
 ) -> Adapter:
     """Read a PEFT directory for a net of `shape`. Raises ModelError."""
     config = _config(path)
-    scale = config["lora_alpha"] / (
-        config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
-    )
+    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
     file = SafeFile(path / "adapter_model.safetensors")
     found = {_plain(key): key for key in file.names}
     wanted = sizes(shape)
@@ -100,9 +98,13 @@ def _config(path: Path) -> dict[str, Any]:
         raise ModelError(f"adapter {path}: peft_type LORA is served, got {config.get('peft_type')}")
     for field in UNSERVED:
         if config.get(field):
-            raise ModelError(f"adapter {path}: {field}={config[field]!r} is not served; train without")
+            raise ModelError(
+                f"adapter {path}: {field}={config[field]!r} is not served; train without"
+            )
     if config.get("bias", "none") != "none":
-        raise ModelError(f"adapter {path}: bias={config['bias']!r} is not served; train with 'none'")
+        raise ModelError(
+            f"adapter {path}: bias={config['bias']!r} is not served; train with 'none'"
+        )
     return config
 
 
@@ -128,7 +130,9 @@ def _pair(
             ups.append(torch.zeros(outward, 0))
             continue
         if keys[0] is None or keys[1] is None:
-            raise ModelError(f"adapter {file.path}: {part} of layer {layer} has lora_A or lora_B alone")
+            raise ModelError(
+                f"adapter {file.path}: {part} of layer {layer} has lora_A or lora_B alone"
+            )
         down, up = file.tensor(keys[0]).float(), file.tensor(keys[1]).float()
         if down.shape[1:] != (inward,) or up.shape != (outward, down.shape[0]):
             raise ModelError(
@@ -140,4 +144,13 @@ def _pair(
         ups.append(up * scale)
     if not downs:
         return None
-    return Pair(torch.cat(downs).T.contiguous(), torch.block_diag(*ups).T.contiguous())
+    return Pair(torch.cat(downs).T.contiguous(), _block_diagonal(ups).T.contiguous())
+
+
+def _block_diagonal(parts: list[Tensor]) -> Tensor:
+    out = torch.zeros(sum(p.shape[0] for p in parts), sum(p.shape[1] for p in parts))
+    row = column = 0
+    for part in parts:
+        out[row : row + part.shape[0], column : column + part.shape[1]] = part
+        row, column = row + part.shape[0], column + part.shape[1]
+    return out

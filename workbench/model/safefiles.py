@@ -17,9 +17,12 @@ class SafeFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: Any = safe_open(str(path), "pt")
+            opened: Any = safe_open
+            self._file: Any = opened(str(path), "pt")
         except FileNotFoundError as error:
-            raise ModelError(f"wanted {path}, which does not exist; give a complete folder") from error
+            raise ModelError(
+                f"wanted {path}, which does not exist; give a complete folder"
+            ) from error
         except (SafetensorError, OSError) as error:
             raise ModelError(
                 f"{path} is no complete safetensors file ({error}); it may be cut short: "

@@ -12,7 +12,7 @@ Message = Mapping[str, str]  # {"role": …, "content": …}
 
 
 class ModelTokenizer:
-    """A checkpoint's tokenizer. Special tokens in a text are recognised; none is added by `encode`."""
+    """A checkpoint's tokenizer. Special tokens in a text are recognised; `encode` adds none."""
 
     def __init__(self, text: str, config: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer
@@ -71,9 +71,7 @@ class ModelTokenizer:
             for index in range(self.vocab_size)
         ]  # fmt: skip
 
-    def chat(
-        self, messages: Sequence[Message], add_generation_prompt: bool = True
-    ) -> list[int]:
+    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """Ids of a conversation by the checkpoint's own template. Raises ModelError without one."""
         return self.encode(self.chat_text(messages, add_generation_prompt))
 
@@ -113,7 +111,7 @@ def _text(token: Any) -> str | None:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's table: printable bytes stand for themselves, the others for characters from 256 up."""
+    """GPT-2's table: printable bytes stand for themselves, the others for characters from 256."""
     kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in kept}
     others = [byte for byte in range(256) if byte not in table.values()]

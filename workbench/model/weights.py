@@ -1,4 +1,4 @@
-"""A checkpoint's tensors -> the decoder's packed net. Shapes are checked against the config here."""
+"""A checkpoint's tensors -> the decoder's packed net; shapes are checked against the config."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,9 @@ class NetBuilder:
         s = self.shape
         embedding = self._tensor("model.embed_tokens.weight", s.vocabulary, s.width)
         layers = tuple(self._layer(index) for index in range(s.layers))
-        return Net(embedding, layers, self._tensor("model.norm.weight", s.width), self._head(embedding))
+        return Net(
+            embedding, layers, self._tensor("model.norm.weight", s.width), self._head(embedding)
+        )
 
     def _head(self, embedding: Tensor) -> Linear:
         s = self.shape
@@ -72,14 +74,26 @@ class NetBuilder:
         s, moe = self.shape, self.shape.moe
         assert moe is not None
         if s.family == "mixtral":
-            router, one, parts = f"{at}block_sparse_moe.gate.weight", f"{at}block_sparse_moe.experts.{{}}.{{}}.weight", ("w1", "w3", "w2")
+            router, one, parts = (
+                f"{at}block_sparse_moe.gate.weight",
+                f"{at}block_sparse_moe.experts.{{}}.{{}}.weight",
+                ("w1", "w3", "w2"),
+            )
         else:
-            router, one, parts = f"{at}mlp.gate.weight", f"{at}mlp.experts.{{}}.{{}}.weight", ("gate_proj", "up_proj", "down_proj")
+            router, one, parts = (
+                f"{at}mlp.gate.weight",
+                f"{at}mlp.experts.{{}}.{{}}.weight",
+                ("gate_proj", "up_proj", "down_proj"),
+            )
         gate_up = torch.empty(moe.count, 2 * moe.ffn, s.width, dtype=self.dtype, device=self.device)
         down = torch.empty(moe.count, s.width, moe.ffn, dtype=self.dtype, device=self.device)
         for expert in range(moe.count):
-            gate_up[expert, : moe.ffn] = self._tensor(one.format(expert, parts[0]), moe.ffn, s.width)
-            gate_up[expert, moe.ffn :] = self._tensor(one.format(expert, parts[1]), moe.ffn, s.width)
+            gate_up[expert, : moe.ffn] = self._tensor(
+                one.format(expert, parts[0]), moe.ffn, s.width
+            )
+            gate_up[expert, moe.ffn :] = self._tensor(
+                one.format(expert, parts[1]), moe.ffn, s.width
+            )
             down[expert] = self._tensor(one.format(expert, parts[2]), s.width, moe.ffn)
         return Experts(self._tensor(router, moe.count, s.width), gate_up, down)
 

@@ -1,11 +1,13 @@
 """Which implementation of the ops serves this machine, and why."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from workbench.kv.layout import KVLayout
 
 from .cpu import CpuOps
 from .packing import Form
@@ -21,6 +23,9 @@ class Choice:
     device: str
     reason: str
     make: Callable[[Form], Any]  # an `Ops`
+    make_pool: Callable[[KVLayout, Tensor, torch.device], Any] | None = (
+        None  # a `Pool`; None: torch's
+    )
 
 
 def choose(backend: str = "auto") -> Choice:
@@ -35,18 +40,23 @@ def choose(backend: str = "auto") -> Choice:
         return Choice("cpu", "cpu", "ops: cpu (no CUDA device found)", CpuOps)
     if backend == "torch-cuda":
         return Choice("torch-cuda", "cuda", "ops: torch on the CUDA device (asked for)", CpuOps)
-    if importlib.util.find_spec("cupy") is None:
+    from kernels_cupy import why_not
+
+    if why := why_not():
         if backend == "cuda":
-            raise ValueError(
-                "backend 'cuda' wants CuPy, which is not installed; "
-                "`pip install reasoning-workbench[cuda13]` (or [cuda12]), or use 'torch-cuda'"
-            )
-        return Choice("torch-cuda", "cuda", "ops: torch on the CUDA device (no CuPy found)", CpuOps)
+            raise ValueError(f"backend 'cuda' cannot run here: {why}; or use 'torch-cuda'")
+        return Choice("torch-cuda", "cuda", f"ops: torch on the CUDA device ({why})", CpuOps)
     asked = "asked for" if backend == "cuda" else "a CUDA device and CuPy were found"
-    return Choice("cuda", "cuda", f"ops: cuda kernels ({asked})", _cuda_ops)
+    return Choice("cuda", "cuda", f"ops: our CUDA kernels ({asked})", _cuda_ops, _cuda_pool)
 
 
 def _cuda_ops(form: Form) -> Any:
     from kernels_cupy import CudaOps
 
     return CudaOps()
+
+
+def _cuda_pool(layout: KVLayout, inv_freq: Tensor, device: torch.device) -> Any:
+    from kernels_cupy import CudaPool
+
+    return CudaPool(layout, inv_freq, device)

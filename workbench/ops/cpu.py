@@ -47,7 +47,7 @@ class CpuOps:
             turned_q, turned_k = _turned(q, plan.cos, plan.sin), _turned(k, plan.cos, plan.sin)
         else:
             turned = _turned(joined, plan.cos, plan.sin)
-            turned_q, turned_k = turned.split((q.shape[1], k.shape[1]), 1)
+            turned_q, turned_k = torch.split(turned, [q.shape[1], k.shape[1]], 1)
         plan.pool.keys[layer].index_copy_(0, plan.slots, turned_k)
         plan.pool.values[layer].index_copy_(0, plan.slots, v)
         return turned_q
@@ -81,7 +81,7 @@ class CpuOps:
         self, x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
         out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-        for expert in experts.unique().tolist():  # ascending
+        for expert in torch.unique(experts).tolist():  # ascending
             token, place = (experts == expert).nonzero(as_tuple=True)
             inner = self.silu_mul(F.linear(x[token], gate_up[expert]))
             share = F.linear(inner, down[expert]).float() * weights[token, place, None]

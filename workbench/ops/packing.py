@@ -1,7 +1,7 @@
 """Weights in the forms that torch multiplies fastest on a CPU: as loaded, bf16 prepacked, int4."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ Q4_GROUP = 32  # columns that share one scale and one minimum
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupedQ4:
-    """A 4-bit weight as a GGUF file keeps it: value = code * scale + minimum, in groups of 32 columns."""
+    """A 4-bit weight as in a GGUF file: value = code * scale + minimum, in groups of 32 columns."""
 
     codes: Tensor  # [out, in] uint8, 0 .. 15
     scale: Tensor  # [out, in / 32] float32
@@ -95,6 +95,5 @@ class Int4Linear:
 
 def can_prepack() -> bool:
     """Whether oneDNN serves bf16 on this CPU at all."""
-    return bool(torch.backends.mkldnn.is_available()) and bool(
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    available: Any = torch.backends.mkldnn.is_available
+    return bool(available()) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,7 +1,7 @@
 """What one step reads, worked out once and shared by all layers: slots, masks, turns.
 
-A *read* is a set of the step's tokens with the KV entries that they see. Rows with one new token are
-read together, padded; a row with more tokens is a read of its own.
+A *read* is a set of the step's tokens with the KV entries that they see. Rows with one new token
+are read together, padded; a row with more tokens is a read of its own.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ PADDING = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """`tokens` is a slice of the packed tokens, or their indexes [b] when each is a row of its own."""
+    """`tokens` is a slice of the packed tokens, or their indexes [b] when each is its own row."""
 
     tokens: slice | Tensor
     rows: int  # b
@@ -34,7 +34,7 @@ class Read:
 
 
 def turning(angles: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """cos and signed sin [n, 1, D] of angles [n, D / 2]: turned = x * cos + roll(x, D / 2) * sin."""
+    """cos and signed sin [n, 1, D] of angles [n, D / 2]: x * cos + roll(x, D / 2) * sin turns x."""
     cos, sin = angles.cos() * scale, angles.sin() * scale
     return torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
 
@@ -98,7 +98,8 @@ class StepPlan:
         first = start // size
         pages = table[first : -(-stop // size)]
         slots = (pages[:, None] * size + torch.arange(size)).reshape(-1)
-        return slots[start - first * size : stop - first * size]
+        wanted: Tensor = slots[start - first * size : stop - first * size]
+        return wanted
 
     def _row_slots(self, row: int, start: int) -> tuple[Tensor, list[tuple[int, int]]]:
         """Slots that a row reads, attached first, and (entries, shift) of each attached segment."""
@@ -124,11 +125,10 @@ class StepPlan:
             lists = [torch.cat([s, s[-1:].expand(n - len(s))]) for s in lists]
             seen = torch.arange(n) < torch.tensor(sizes)[:, None]
             mask = self._mask(seen[:, None, None])
-        tokens: slice | Tensor = torch.tensor([self._starts[row] for row in rows])
-        if len(rows) == self.batch.tokens or len(rows) == 1:
-            tokens = slice(self._starts[rows[0]], self._starts[rows[0]] + len(rows))
-        else:
-            tokens = tokens.to(self.device)
+        first = self._starts[rows[0]]
+        tokens: slice | Tensor = slice(first, first + len(rows))
+        if self._starts[rows[-1]] != first + len(rows) - 1:  # others' tokens lie between
+            tokens = torch.tensor([self._starts[row] for row in rows]).to(self.device)
         slots = lists[0] if len(lists) == 1 else torch.cat(lists)
         return Read(
             tokens, len(rows), 1, n, slots.to(self.device), mask, False, self._turn(turns, n)
@@ -162,9 +162,7 @@ class StepPlan:
         zero = torch.zeros(seen.shape, dtype=self.dtype)
         return zero.masked_fill_(~seen, -torch.inf).to(self.device)
 
-    def _turn(
-        self, turns: list[list[tuple[int, int]]], n: int
-    ) -> tuple[Tensor, Tensor] | None:
+    def _turn(self, turns: list[list[tuple[int, int]]], n: int) -> tuple[Tensor, Tensor] | None:
         if not any(shift for shifts in turns for _, shift in shifts):
             return None
         shift = torch.zeros(len(turns), n, dtype=torch.float64)

@@ -49,7 +49,7 @@ def _biased(
         if not copied:
             logits, copied = logits.clone(), True
         if penalised and len(seen[r]):
-            ids = seen[r].to(logits.device).unique()
+            ids = torch.unique(seen[r].to(logits.device))
             values = logits[r, ids]
             penalty = row.repetition_penalty
             values = torch.where(values > 0, values / penalty, values * penalty)
@@ -66,7 +66,9 @@ def _masked(logits: Tensor, mask: Tensor) -> Tensor:
     allowed = allowed.view(mask.shape[0], -1)[:, : logits.shape[1]].bool()
     empty = (~allowed.any(1)).nonzero()[:, 0].tolist()
     if empty:
-        raise ValueError(f"sample: the mask of row {empty[0]} allows no token; nothing can be drawn")
+        raise ValueError(
+            f"sample: the mask of row {empty[0]} allows no token; nothing can be drawn"
+        )
     return logits.masked_fill(~allowed, -torch.inf)
 
 

@@ -161,7 +161,8 @@ class Paged:
             overrides=tuple(row.override for row, _ in work),
             **{"logit_rows": torch.arange(len(ids)), **extra},
         )  # fmt: skip
-        assert self.forward.unserved(batch) is None
+        why = self.forward.unserved(batch)
+        assert why is None, why
         return self.forward(batch, self.pool)
 
     def all_logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Tensor:
