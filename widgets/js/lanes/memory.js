@@ -1,0 +1,305 @@
+/**
+ * Memory: what the model sees, token by token from the oldest (bottom) to the newest (top). A pixel column
+ * shows the step with the most resident tokens under it; segments are stacked in logical order.
+ */
+import { num, percent, count } from "../shared/format.js";
+import { FIELD, FIELD_NAMES } from "../shared/run.js";
+import { css, mix, pack } from "../shared/theme.js";
+import { NEVER } from "../shared/wire.js";
+import { windowFull } from "../shared/facts.js";
+import { grid, putPixels, ratio, text } from "../shared/paint.js";
+
+/** The step to draw in each of W columns. @returns {Uint32Array} */
+export function peakSteps(run, axis, W) {
+  const spans = axis.columns(W);
+  const out = new Uint32Array(W);
+  for (let x = 0; x < W; x++) {
+    const [a, b] = [spans[2 * x], spans[2 * x + 1]];
+    out[x] = a === b ? a : run.peaks.argmax(a, b + 1);
+  }
+  return out;
+}
+
+/** Tokens at the top of the lane: fixed by window and pool so that runs compare; a run that hardly fills it is drawn larger. */
+export function scaleTop(run) {
+  const { window = 0, limit = window, pages = 0, page_size: size = 16 } = run.meta;
+  const room = Math.max(limit, Math.min(pages * size, 1.6 * limit), 1);
+  const unpruned = run.n ? run.tables.steps.unpruned[run.n - 1] : 0;
+  const filled = Math.max(run.peak, Math.min(unpruned, room));
+  return filled < 0.3 * room ? Math.max(64, filled * 1.4) : 1.14 * Math.max(room, run.peak);
+}
+
+/**
+ * Index raster: segment + 1 in every device pixel, 0 where nothing lies; and the top pixel of each column.
+ * @param {Uint32Array} columns step of each column, ascending
+ */
+export function memoryRaster(run, columns, W, H, top) {
+  const raster = new Int32Array(W * H);
+  const tops = new Int32Array(W).fill(H);
+  const { segs } = run;
+  const byBirth = birthOrder(segs);
+  let next = 0;
+  let alive = [];
+  let death = NEVER; // the first step at which one of `alive` is gone
+  const k = H / top;
+  for (let x = 0; x < W; ) {
+    const s = columns[x];
+    let x1 = x + 1;
+    while (x1 < W && columns[x1] === s) x1++;
+    for (; next < segs.n && segs.born0[byBirth[next]] <= s; next++) {
+      const i = byBirth[next];
+      if (segs.born0[i] === NEVER || segs.died[i] <= s) continue;
+      insert(alive, i);
+      death = Math.min(death, segs.died[i]);
+    }
+    if (death <= s) {
+      alive = alive.filter((i) => segs.died[i] > s);
+      death = alive.reduce((d, i) => Math.min(d, segs.died[i]), NEVER);
+    }
+    let sum = 0;
+    let y1 = H;
+    for (const i of alive) {
+      sum += run.alive(i, s);
+      const y0 = Math.max(0, H - Math.round(sum * k));
+      for (let y = y0; y < y1; y++) raster.fill(i + 1, y * W + x, y * W + x1);
+      y1 = y0;
+    }
+    tops.fill(y1, x, x1);
+    x = x1;
+  }
+  return { raster, tops };
+}
+
+function birthOrder(segs) {
+  const order = Uint32Array.from({ length: segs.n }, (_, i) => i);
+  for (let i = 1; i < segs.n; i++) if (segs.born0[i] < segs.born0[i - 1]) return order.sort((a, b) => segs.born0[a] - segs.born0[b]);
+  return order;
+}
+
+function insert(list, i) {
+  if (!list.length || list[list.length - 1] < i) return void list.push(i);
+  let lo = 0;
+  let hi = list.length;
+  while (lo < hi) {
+    const mid = (lo + hi) >> 1;
+    if (list[mid] < i) lo = mid + 1;
+    else hi = mid;
+  }
+  list.splice(lo, 0, i);
+}
+
+/** Upper and lower pixel of flagged segments in each column; -1 where none. Drawn as the selection's outline. */
+export function bandOf(raster, W, H, isMember) {
+  const upper = new Int32Array(W).fill(-1);
+  const lower = new Int32Array(W).fill(-1);
+  for (let y = 0, p = 0; y < H; y++) {
+    for (let x = 0; x < W; x++, p++) {
+      if (!raster[p] || !isMember[raster[p] - 1]) continue;
+      if (upper[x] < 0) upper[x] = y;
+      lower[x] = y + 1;
+    }
+  }
+  return { upper, lower };
+}
+
+/** Drops worth a number: largest first, 52 px apart, none under 5 % of the window. */
+export function dropLabels(run, axis, w, until) {
+  const { prunes } = run.tables;
+  const least = 0.05 * (run.meta.limit || run.meta.window || 0);
+  const rows = Array.from({ length: prunes.n }, (_, i) => i).sort((a, b) => prunes.removed[b] - prunes.removed[a]);
+  const placed = [];
+  for (const i of rows) {
+    if (prunes.removed[i] < least || placed.length > Math.max(3, w / 90)) break;
+    const x = axis.xStart(prunes.step[i]);
+    if (x < 14 || x > until - 40 || placed.some((p) => Math.abs(p.x - x) < 52)) continue;
+    placed.push({ i, x });
+  }
+  return placed;
+}
+
+/** Colours of all segments, packed; index 0 is "nothing". */
+function colours(run, theme, members) {
+  const { segs } = run;
+  const { nodes } = run.tables;
+  const lut = new Uint32Array(segs.n + 1);
+  for (let i = 0; i < segs.n; i++) {
+    const node = segs.node[i];
+    let c = node < 0 ? mix(theme.neutral, theme.ground, 0.7) : theme.fill(nodes.owner[node], nodes.depth[node]);
+    if (segs.field[i] === FIELD.result) c = mix(c, theme.ground, 0.72);
+    if (members && !(node >= 0 && members[node])) c = theme.muted(c);
+    lut[i + 1] = pack(c);
+  }
+  return lut;
+}
+
+export class MemoryLane {
+  id = "memory";
+  title = "Memory";
+  constructor() {
+    this.scratch = null;
+  }
+
+  height(ctx) {
+    return ctx.token("lane-memory", 150);
+  }
+
+  layout(ctx, w, h) {
+    const d = ratio();
+    const [W, H] = [Math.round(w * d), Math.round(h * d)];
+    const top = scaleTop(ctx.run);
+    this.view = { W, H, d, top, ...memoryRaster(ctx.run, peakSteps(ctx.run, ctx.axis, W), W, H, top) };
+  }
+
+  draw(g, w, h, ctx) {
+    const { run, theme, axis, members } = ctx;
+    if (ctx.stale || !this.view) this.layout(ctx, w, h);
+    const { W, H, raster, tops, d, top } = this.view;
+    grid(g, w, h, theme, axis);
+    const lut = colours(run, theme, members);
+    const pixels = new Uint32Array(W * H);
+    for (let p = 0; p < pixels.length; p++) pixels[p] = lut[raster[p]];
+    edge(pixels, tops, W, H, Math.max(1, Math.round(d)), pack(theme.ink));
+    putPixels(g, pixels, W, H, (this.scratch ??= document.createElement("canvas")));
+    const Y = (v) => h - (v / top) * h;
+    threads(g, w, ctx, Y);
+    const taken = [];
+    levels(g, w, h, ctx, Y, taken);
+    ghost(g, w, h, ctx, Y, taken);
+    for (const { i, x } of dropLabels(run, axis, w, w)) {
+      if (members && !members[run.tables.prunes.node[i]]) continue;
+      const y = Math.max(8, Y(run.tables.prunes.before[i]) - 7);
+      if (taken.some((t) => x < t.x1 && x + 36 > t.x0 && Math.abs(y - t.y) < 12)) continue;
+      text(g, theme, num(-run.tables.prunes.removed[i]), x + 3, y, { size: 10.5, weight: 600, colour: theme.ink, halo: theme.ground });
+    }
+  }
+
+  /** The segment under a CSS pixel, or -1. */
+  segmentAt(x, y) {
+    if (!this.view) return -1;
+    const { W, H, d, raster } = this.view;
+    const [px, py] = [Math.floor(x * d), Math.floor(y * d)];
+    return px < 0 || py < 0 || px >= W || py >= H ? -1 : raster[py * W + px] - 1;
+  }
+
+  hover(x, y, ctx) {
+    const i = this.segmentAt(x, y);
+    if (i < 0) return null;
+    const { segs } = ctx.run;
+    const n = ctx.run.alive(i, ctx.axis.stepAt(x));
+    return { node: segs.node[i], text: [ctx.run.name(segs.node[i]), FIELD_NAMES[segs.field[i]], `${count(n, "token")} in memory`] };
+  }
+
+  readout({ run, step }) {
+    if (!run.n) return ["", ""];
+    const v = run.tables.steps.resident[step];
+    const limit = run.meta.limit || run.meta.window;
+    return [`${num(v)}\u2009tok`, limit ? `${percent(v / limit)} of window` : ""];
+  }
+
+  describe({ run, step }) {
+    if (!run.n) return "Memory: nothing yet.";
+    const { prunes, steps } = run.tables;
+    return `Memory over time: ${count(steps.resident[step], "token")} now, peak ${num(run.peak)} of a window of ${num(run.meta.limit || run.meta.window)}, ${count(prunes.n, "fold")}.`;
+  }
+}
+
+/** The ink line over the sawtooth, joined across columns. */
+function edge(pixels, tops, W, H, thick, ink) {
+  for (let x = 0; x < W; x++) {
+    const before = x ? tops[x - 1] : tops[x];
+    const y0 = Math.min(tops[x], before) - (thick - 1);
+    const y1 = Math.max(tops[x], before);
+    if (tops[x] >= H && before >= H) continue;
+    for (let y = Math.max(0, y0); y <= Math.min(H - 1, y1); y++) pixels[y * W + x] = ink;
+  }
+}
+
+/** A fold: a mark that hangs from the tree's edge, and a thread down to the drop it causes. */
+function threads(g, w, { run, theme, axis, members }, Y) {
+  const { prunes, nodes } = run.tables;
+  for (let i = 0; i < prunes.n; i++) {
+    const x = Math.round(axis.xStart(prunes.step[i]));
+    const node = prunes.node[i];
+    if (x < 0 || x > w || (members && !(node >= 0 && members[node]))) continue;
+    const colour = theme.ownerColour(node < 0 ? 0 : nodes.owner[node]);
+    g.fillStyle = css(colour);
+    g.beginPath();
+    g.moveTo(x - 4, 0);
+    g.lineTo(x + 4, 0);
+    g.lineTo(x, 5);
+    g.fill();
+    g.fillStyle = css(colour, 0.42);
+    g.fillRect(x - 1, 5, 2, Math.max(0, Y(prunes.before[i]) - 6));
+  }
+}
+
+/** Window and pool lines with their names. */
+function levels(g, w, h, { run, theme }, Y, taken) {
+  const { window = 0, limit = window, pages = 0, page_size: size = 16 } = run.meta;
+  const line = (v, label, dash, colour) => {
+    const y = Math.round(Y(v)) + 0.5;
+    if (!v || y < 1) return;
+    g.strokeStyle = css(colour);
+    g.lineWidth = 1;
+    g.setLineDash(dash);
+    g.beginPath();
+    g.moveTo(0, y);
+    g.lineTo(w, y);
+    g.stroke();
+    g.setLineDash([]);
+    const at = y < 14 ? y + 8 : y - 7;
+    if (taken.some((t) => Math.abs(t.y - at) < 11)) return;
+    text(g, theme, label, 5, at, { size: 10.5, colour: theme.ink2, halo: theme.ground });
+    taken.push({ x0: 0, x1: g.measureText(label).width + 10, y: at });
+  };
+  line(limit, `${limit === window ? "native window" : "window"} ${num(limit)}`, [6, 3], theme.ink2);
+  if (pages * size !== limit) line(pages * size, `pool ${num(pages * size)}`, [], theme.lineStrong);
+}
+
+/** What memory would hold had nothing been pruned, and the ring where the window would have been full. */
+function ghost(g, w, h, { run, theme, axis, members }, Y, taken) {
+  const { steps, prunes } = run.tables;
+  if (!prunes.n) return;
+  const from = Math.max(0, axis.xStart(prunes.step[0]));
+  g.strokeStyle = css(theme.ink3, members ? 0.6 : 1);
+  g.lineWidth = 1.25;
+  g.setLineDash([1.5, 3]);
+  g.beginPath();
+  let off = -1;
+  for (let x = from, on = false; x <= w; x += 2) {
+    const y = Y(steps.unpruned[axis.stepAt(x)]);
+    if (y < 0) {
+      off = x;
+      break;
+    }
+    on ? g.lineTo(x, y) : g.moveTo(x, y);
+    on = true;
+  }
+  g.stroke();
+  g.setLineDash([]);
+  const limit = run.meta.limit || run.meta.window;
+  const full = windowFull(run);
+  const x = full < 0 ? -1 : axis.xEnd(full);
+  if (x > 4 && x < w - 8 && Y(limit) >= 0) {
+    const y = Math.round(Y(limit)) + 0.5;
+    g.fillStyle = css(theme.ground);
+    g.strokeStyle = css(theme.bad);
+    g.lineWidth = 1.75;
+    g.beginPath();
+    g.arc(x, y, 3.5, 0, 7);
+    g.fill();
+    g.stroke();
+    const label = w > 560 ? "unpruned, the window is full here" : "unpruned: full";
+    g.font = `400 10.5px ${theme.ui}`;
+    const wide = g.measureText(label).width + 8;
+    const right = x + wide < w;
+    const at = w > 560 ? y - 8 : y + 9;
+    text(g, theme, label, right ? x + 8 : x - 8, at, { size: 10.5, colour: theme.bad, halo: theme.ground, align: right ? "left" : "right" });
+    taken.push({ x0: right ? x : x - wide, x1: right ? x + wide : x, y: at });
+  }
+  if (off >= 0 && axis.whole && w > 640) {
+    const total = steps.unpruned[run.n - 1];
+    const label = `${num(total)} tokens in all, ${(total / limit).toFixed(1)}\u2009\u00d7 the window`;
+    text(g, theme, label, w - 6, 10, { size: 10.5, colour: theme.ink2, align: "right", halo: theme.ground });
+  }
+}

@@ -1,0 +1,285 @@
+/** Tree: width is tokens, row is depth, bar is node. Solid: in memory. Hatched: pruned. Pale: to come. */
+import { count, num } from "../shared/format.js";
+import { FIELD, FIELD_NAMES } from "../shared/run.js";
+import { css, mix, pack } from "../shared/theme.js";
+import { stateOf, writingAt } from "../shared/facts.js";
+import { clip, dots, grid, hatch, putPixels, ratio, text } from "../shared/paint.js";
+import { barAt, rowsOf, tracksOf, treeBars } from "./tree_layout.js";
+
+const TOP = 5;
+const MANY = 2000; // bars in view beyond which they are written as pixels
+
+export class TreeLane {
+  id = "tree";
+  title = "Tree";
+  followsCursor = true;
+
+  height(ctx) {
+    const roomy = ctx.token("row", 24);
+    this.layout = tracksOf(ctx.run, ctx.token("lane-tree", 260), roomy);
+    this.rows = rowsOf(ctx.run, this.layout.tracks);
+    this.bars = null;
+    return Math.max(this.layout.height, 2 * roomy) + TOP + 5;
+  }
+
+  draw(g, w, h, ctx) {
+    const { run, axis, theme, folded } = ctx;
+    if (ctx.stale || !this.bars) this.bars = treeBars(run, axis, this.layout, this.rows, folded);
+    grid(g, w, h, theme, axis);
+    g.save();
+    g.translate(0, TOP);
+    const now = Math.min(run.tokenCount, run.n ? run.tables.steps.tokens[ctx.step] : 0);
+    this.layout.tracks.forEach((t, i) => this.track(g, w, ctx, t, i, now));
+    if (this.bars.length > MANY) this.pixels(g, w, h, ctx, now);
+    else for (const bar of this.bars) this.bar(g, w, ctx, bar, now);
+    g.restore();
+  }
+
+  /** A branch's own text (prompt, answer, free text) in its first row, and what it shares with its parent. */
+  track(g, w, ctx, t, index, now) {
+    const { run, theme, axis } = ctx;
+    const { band, strip } = this.layout;
+    if (index) {
+      g.fillStyle = css(theme.line);
+      g.fillRect(0, t.y - 5, w, 1);
+    }
+    if (t.parent >= 0) this.rail(g, w, ctx, t);
+    const { nodes } = run.tables;
+    for (const root of run.roots.concat(run.nodeSegs.map((_, i) => i).filter((i) => nodes.depth[i] === 0 && nodes.parent[i] >= 0))) {
+      if (nodes.branch[root] !== t.branch) continue;
+      for (const span of joined(run, run.nodeSegs[root])) {
+        const [x0, x1] = [axis.xRow(span.first), axis.xRow(span.last)];
+        if (x1 < 0 || x0 > w || x1 - x0 < 0.4) continue;
+        const future = span.first >= now;
+        if (future && ctx.live) continue;
+        const dim = ctx.members && !ctx.members[root];
+        const xn = Math.min(x1, axis.xRow(Math.max(now, span.first)));
+        g.fillStyle = css(theme.pale(nodes.owner[root]));
+        g.fillRect(x0, t.y, x1 - x0 - 1, band);
+        if (future) continue;
+        const base = theme.ownerColour(nodes.owner[root]);
+        g.globalAlpha = dim ? 0.45 : 1;
+        g.fillStyle = css(mix(base, theme.ground, nodes.owner[root] ? (theme.dark ? 0.36 : 0.28) : 0.24));
+        g.fillRect(x0, t.y, Math.max(0.8, xn - x0 - (xn === x1 ? 1 : 0)), band);
+        const strong = span.field === FIELD.answer ? theme.ink : base;
+        g.fillStyle = css(strong);
+        if (strip) g.fillRect(x0, t.y + band + 1, Math.max(0.8, xn - x0 - 1), strip);
+        const label = this.rootLabel(run, root, span.field);
+        const room = Math.min(x1, w) - Math.max(0, x0) - 10;
+        g.font = `500 11px ${theme.ui}`;
+        const shown = room > 34 && band >= 12 ? clip(g, label, room) : "";
+        if (shown) text(g, theme, shown, Math.max(0, x0) + 5, t.y + band / 2 + 0.5, { weight: 500, colour: nodes.owner[root] ? theme.ink : theme.ink2 });
+        g.globalAlpha = 1;
+      }
+    }
+  }
+
+  rootLabel(run, root, field) {
+    const { nodes } = run.tables;
+    if (field === FIELD.prompt || field === FIELD.answer) return FIELD_NAMES[field];
+    return run.name(root) === "top level" ? FIELD_NAMES[field] : `${nodes.path.get(root)}  ${nodes.title.get(root)}`.trim();
+  }
+
+  /** The shared prefix of a fork: a double rail up to where it left, a dotted thread to where it began. */
+  rail(g, w, { run, theme, axis }, t) {
+    const y = t.y + this.layout.band / 2;
+    const x = axis.xRow(Math.min(t.at, run.tokenCount));
+    const begin = axis.xRow(run.order[run.branchStart[t.branch]]);
+    g.fillStyle = css(theme.ink3);
+    g.fillRect(0, y - 2, Math.max(0, Math.min(x, w)), 1.25);
+    g.fillRect(0, y + 1, Math.max(0, Math.min(x, w)), 1.25);
+    g.strokeStyle = css(theme.ink3);
+    g.setLineDash([2, 2.5]);
+    g.beginPath();
+    g.moveTo(x + 3, y);
+    g.lineTo(begin - 1, y);
+    g.stroke();
+    g.setLineDash([]);
+    g.fillStyle = css(theme.ink);
+    g.beginPath();
+    g.arc(x, y, 3, 0, 7);
+    g.fill();
+    if (this.layout.band < 12) return;
+    const { branches } = run.tables;
+    const label = `fork at token ${num(t.at)}, ${count(branches.reused[t.branch], "token")} shared`;
+    g.font = `400 10.5px ${theme.ui}`;
+    if (x > g.measureText(label).width + 20) text(g, theme, label, 8, y, { size: 10.5, colour: theme.ink2, halo: theme.ground });
+  }
+
+  bar(g, w, ctx, bar, now) {
+    const { run, theme, axis, members, live } = ctx;
+    const { band, strip } = this.layout;
+    const { nodes } = run.tables;
+    const i = bar.node;
+    const [x0, x1] = [Math.max(-3, bar.x0), Math.min(w + 3, bar.x1)];
+    const wide = Math.max(0.7, x1 - x0);
+    const base = theme.ownerColour(bar.owner);
+    const future = nodes.first[i] >= now;
+    if (future && live) return;
+    const gap = wide > 4 ? 1 : 0;
+    g.globalAlpha = members && !members[i] ? 0.4 : 1;
+    if (future) {
+      g.fillStyle = css(theme.pale(bar.owner));
+      g.fillRect(x0, bar.y, wide - gap, band);
+      if (bar.depth === 1 && wide > 60 && band >= 12) text(g, theme, nodes.path.get(i), Math.max(0, x0) + 5, bar.y + band / 2 + 0.5, { colour: theme.ink3 });
+      g.globalAlpha = 1;
+      return;
+    }
+    const pruned = run.gone[i] <= ctx.step;
+    const xn = Math.min(x1, axis.xRow(now)); // an open node is drawn up to now
+    if (xn < x1 && !live) {
+      g.fillStyle = css(theme.pale(bar.owner));
+      g.fillRect(xn, bar.y, x1 - xn - gap, band);
+    }
+    if (pruned) {
+      g.fillStyle = css(mix(base, theme.ground, 0.06));
+      g.fillRect(x0, bar.y, wide - gap, band);
+      g.fillStyle = hatch(g, theme, mix(base, theme.ground, 0.62));
+      g.fillRect(x0, bar.y, wide - gap, band);
+    } else {
+      g.fillStyle = css(theme.band(bar.owner));
+      g.fillRect(x0, bar.y, Math.max(0.7, xn - x0 - (xn < x1 ? 0 : gap)), band);
+      if (strip) this.strip(g, w, ctx, bar, now, base);
+    }
+    if (wide > 22 && band >= 12) this.label(g, w, ctx, bar, pruned, live ? xn : bar.x1, base);
+    g.globalAlpha = 1;
+  }
+
+  /** Fields of the node's own text: thought plain, result dotted, conclusion underlined, a diamond where the tool answered. */
+  strip(g, w, { run, theme, axis }, bar, now, base) {
+    const { strip, band } = this.layout;
+    const y = bar.y + band + 1;
+    if (bar.many > 1) {
+      g.fillStyle = css(mix(base, theme.ground, 0.8));
+      g.fillRect(bar.x0, y, Math.max(1, bar.x1 - bar.x0), strip);
+      return;
+    }
+    const full = theme.fill(bar.owner, bar.depth);
+    for (const span of joined(run, run.nodeSegs[bar.node])) {
+      const a = Math.max(-3, axis.xRow(span.first));
+      const e = Math.min(w + 3, axis.xRow(Math.min(span.last, now)));
+      if (e <= a) continue;
+      const wide = Math.max(0.8, e - a - (e - a > 3 ? 0.6 : 0));
+      const fill = (style) => {
+        g.fillStyle = style;
+        g.fillRect(a, y, wide, strip);
+      };
+      if (span.field === FIELD.result) {
+        fill(css(mix(base, theme.ground, 0.28)));
+        fill(dots(g, theme, base));
+        if (bar.x1 - bar.x0 > 26) diamond(g, a, y + 2.5, theme);
+      } else if (span.field === FIELD.conclusion) {
+        fill(css(base));
+        g.fillStyle = css(theme.ink);
+        g.fillRect(a, y + strip - 1.5, wide, 1.5);
+      } else if (span.field === FIELD.structure) fill(css(mix(base, theme.ground, 0.22)));
+      else fill(css(span.field === FIELD.call ? mix(base, theme.ground, 0.5) : full));
+    }
+    const { nodes } = run.tables;
+    if (nodes.lap[bar.node] && bar.depth === 1) {
+      g.fillStyle = css(theme.ground);
+      for (let k = 0; k < nodes.lap[bar.node]; k++) g.fillRect(bar.x0 + 2 + 3 * k, y, 1.5, strip);
+    }
+  }
+
+  label(g, w, { run, theme, folded }, bar, pruned, end, base) {
+    const { band } = this.layout;
+    const { nodes } = run.tables;
+    const x = Math.max(bar.x0, 0) + 5;
+    const room = Math.min(end, w) - x - 5;
+    if (room < 10) return;
+    const top = bar.depth === 1;
+    const path = nodes.path.get(bar.node);
+    const title = nodes.title.get(bar.node);
+    const full = bar.many > 1 ? `${bar.many} nodes` : top || !title ? `${path}  ${title}`.trim() : title;
+    g.font = `${top ? 600 : 400} 11px ${theme.ui}`;
+    let shown = "";
+    if (room > 48 || g.measureText(full).width <= room) shown = clip(g, full, room);
+    else if (g.measureText(path).width <= room) shown = path;
+    if (folded.has(bar.node)) shown = `${path} +${num(run.children[bar.node].length)}`;
+    if (!shown) return;
+    if (pruned) {
+      g.fillStyle = css(theme.ground);
+      g.fillRect(Math.max(bar.x0, 0), bar.y, g.measureText(shown).width + 10, band);
+      g.fillStyle = css(mix(base, theme.ground, 0.7));
+      g.fillRect(Math.max(bar.x0, 0), bar.y, 1.5, band);
+    }
+    text(g, theme, shown, x, bar.y + band / 2 + 0.5, { weight: top ? 600 : 400, colour: pruned ? theme.ink2 : theme.ink });
+  }
+
+  /** Rows of pixels, for more bars than can be drawn one by one; the hatch is laid by coordinate. */
+  pixels(g, w, h, { run, theme, step, members, live }, now) {
+    const d = ratio();
+    const [W, H] = [Math.round(w * d), Math.round(h * d)];
+    const out = new Uint32Array(W * H);
+    const { nodes } = run.tables;
+    const pitch = Math.round(5 * d);
+    const cache = new Map();
+    const colour = (owner, kind, dim) => {
+      const key = (owner * 3 + kind) * 2 + dim;
+      if (!cache.has(key)) {
+        const c = kind === 2 ? theme.pale(owner) : kind === 1 ? mix(theme.ownerColour(owner), theme.ground, 0.62) : theme.band(owner);
+        cache.set(key, pack(dim ? theme.muted(c) : c));
+      }
+      return cache.get(key);
+    };
+    for (const bar of this.bars) {
+      const future = nodes.first[bar.node] >= now;
+      if (future && live) continue;
+      const kind = future ? 2 : run.gone[bar.node] <= step ? 1 : 0;
+      const c = colour(bar.owner, kind, members && !members[bar.node] ? 1 : 0);
+      const [x0, x1] = [Math.max(0, Math.round(bar.x0 * d)), Math.min(W, Math.max(Math.round(bar.x1 * d), Math.round(bar.x0 * d) + 1))];
+      const [y0, y1] = [Math.round((bar.y + TOP) * d), Math.min(H, Math.round((bar.y + TOP + this.layout.band) * d))];
+      for (let y = y0; y < y1; y++) {
+        if (kind !== 1) out.fill(c, y * W + x0, y * W + x1);
+        else for (let x = x0; x < x1; x++) if ((x + y) % pitch === 0) out[y * W + x] = c;
+      }
+    }
+    putPixels(g, out, W, H, (this.scratch ??= document.createElement("canvas")));
+  }
+
+  hover(x, y, ctx) {
+    const bar = this.bars && barAt(this.bars, this.layout, x, y - TOP);
+    if (!bar) return null;
+    if (bar.many > 1) return { node: bar.node, text: [`${bar.many} nodes, zoom in`] };
+    const { run } = ctx;
+    return { node: bar.node, text: [run.name(bar.node), count(run.all[bar.node], "token"), stateOf(run, bar.node, ctx.step)] };
+  }
+
+  readout({ run, step }) {
+    const { node, field } = writingAt(run, step);
+    if (node < 0) return ["", ""];
+    return [run.tables.nodes.path.get(node) || "top level", FIELD_NAMES[field] || "structure"];
+  }
+
+  describe({ run, step }) {
+    const { nodes } = run.tables;
+    let [held, gone] = [0, 0];
+    for (let i = 0; i < nodes.n; i++) if (nodes.opened[i] <= step) run.gone[i] <= step ? gone++ : held++;
+    return `Tree of ${count(nodes.n, "node")}, depth ${run.maxDepth}: ${num(held)} in memory, ${num(gone)} pruned now.`;
+  }
+}
+
+function diamond(g, x, y, theme) {
+  g.fillStyle = css(theme.ink);
+  g.beginPath();
+  g.moveTo(x, y - 3.5);
+  g.lineTo(x + 3.5, y);
+  g.lineTo(x, y + 3.5);
+  g.lineTo(x - 3.5, y);
+  g.fill();
+}
+
+/** Segments of a node as spans of rows of one field; neighbours in the stream are joined. */
+function joined(run, segs) {
+  const out = [];
+  for (const i of segs ?? []) {
+    const first = run.order[run.segs.o0[i]];
+    const last = run.order[run.segs.o1[i] - 1] + 1;
+    const before = out.at(-1);
+    if (before && before.field === run.segs.field[i] && first - before.last <= 0) before.last = last;
+    else out.push({ field: run.segs.field[i], first, last });
+  }
+  return out;
+}
+

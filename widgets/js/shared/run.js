@@ -1,0 +1,178 @@
+/**
+ * What every lane needs to know of the tables, derived once per message: segments (stretches of tokens with
+ * one owner, field and lifetime), the tree's links, the order in which memory is stacked. Pure.
+ */
+import { NEVER, Strings } from "./wire.js";
+import { MaxPyramid } from "./pyramid.js";
+
+/** As workbench.words */
+export const FIELD = { structure: 0, prompt: 1, thought: 2, call: 3, result: 4, conclusion: 5, answer: 6, text: 7 };
+export const FIELD_NAMES = ["", "prompt", "thought", "tool call", "tool result", "conclusion", "answer", "text"];
+export const PHASE = { prefill: 0, decode: 1, extend: 2, reencode: 3, wait: 4 };
+export const PHASE_NAMES = ["prefill", "decode", "extend", "re-encode", "wait"];
+export const REASON_NAMES = [
+  "pruned", "encoded again elsewhere", "moved", "its branch was cut", "its request ended", "evicted from the prefix cache", "preempted",
+];
+
+export class Run {
+  /** @param {import("./wire.js").Tables} tables */
+  constructor(tables) {
+    this.tables = tables;
+    this.decoder = new TextDecoder("utf-8");
+    /** @type {Map<number, number>} token id -> row of `vocabulary` */
+    this.words = new Map();
+    this.sync();
+  }
+
+  /** Derives all from the tables again. Linear in rows, a few milliseconds for 100 000 tokens. */
+  sync() {
+    const t = this.tables;
+    this.n = t.steps.n;
+    this.meta = t.meta;
+    this.peaks = new MaxPyramid(t.steps.resident ?? new Uint32Array(0), this.n);
+    this.peak = this.n ? t.steps.resident[this.peaks.argmax(0, this.n)] : 0;
+    for (let r = this.words.size; r < t.vocabulary.n; r++) this.words.set(t.vocabulary.id[r], r);
+    this.orderTokens();
+    this.cutSegments();
+    this.linkNodes();
+  }
+
+  /** Rows of `tokens` by branch, then by index: memory is stacked in this order. Identity for one branch. */
+  orderTokens() {
+    const { tokens, branches, steps } = this.tables;
+    const heads = new Uint32Array(branches.n + 1);
+    for (let r = 0; r < tokens.n; r++) heads[tokens.branch[r] + 1]++;
+    for (let b = 0; b < branches.n; b++) heads[b + 1] += heads[b];
+    this.branchStart = heads.slice();
+    this.order = new Uint32Array(tokens.n);
+    for (let r = 0; r < tokens.n; r++) this.order[heads[tokens.branch[r]]++] = r;
+    this.rowStep = new Uint32Array(tokens.n); // the step in which a row appeared
+    for (let s = 0, r = 0; s < steps.n; s++) for (; r < steps.tokens[s] && r < tokens.n; r++) this.rowStep[r] = s;
+  }
+
+  cutSegments() {
+    const { tokens } = this.tables;
+    const { node, field, branch, born, died } = tokens;
+    const starts = [];
+    for (let o = 0, p = -1; o < tokens.n; o++) {
+      const r = this.order[o];
+      const cut =
+        p < 0 || node[r] !== node[p] || field[r] !== field[p] || branch[r] !== branch[p] || died[r] !== died[p] ||
+        (born[r] === NEVER) !== (born[p] === NEVER);
+      if (cut) starts.push(o);
+      p = r;
+    }
+    const n = starts.length;
+    const s = { n };
+    for (const name of ["o0", "o1", "born0", "born1", "died"]) s[name] = new Uint32Array(n);
+    s.node = new Int32Array(n);
+    s.field = new Uint8Array(n);
+    s.branch = new Uint16Array(n);
+    for (let i = 0; i < n; i++) {
+      const [a, b] = [starts[i], i + 1 < n ? starts[i + 1] : tokens.n];
+      const r = this.order[a];
+      [s.o0[i], s.o1[i], s.node[i], s.field[i], s.branch[i]] = [a, b, node[r], field[r], branch[r]];
+      [s.born0[i], s.born1[i], s.died[i]] = [born[r], born[this.order[b - 1]], died[r]];
+    }
+    this.segs = s;
+  }
+
+  linkNodes() {
+    const { nodes, tokens } = this.tables;
+    const n = nodes.n;
+    this.own = new Uint32Array(n); // tokens of the node itself
+    this.gone = new Uint32Array(n).fill(NEVER); // step at which a list around the node left memory
+    /** @type {number[][]} segments of each node, in order */
+    this.nodeSegs = Array.from({ length: n }, () => []);
+    for (let i = 0; i < this.segs.n; i++) {
+      const node = this.segs.node[i];
+      if (node < 0 || node >= n) continue;
+      this.own[node] += this.segs.o1[i] - this.segs.o0[i];
+      this.nodeSegs[node].push(i);
+    }
+    this.all = this.own.slice(); // its subtree's included
+    for (let i = n - 1; i >= 0; i--) if (nodes.parent[i] >= 0) this.all[nodes.parent[i]] += this.all[i];
+    /** @type {number[][]} */
+    this.children = Array.from({ length: n }, () => []);
+    this.roots = [];
+    this.maxDepth = 0;
+    for (let i = 0; i < n; i++) {
+      const p = nodes.parent[i];
+      if (p < 0) this.roots.push(i);
+      else {
+        this.children[p].push(i);
+        this.gone[i] = Math.min(this.gone[p], nodes.pruned[p]);
+      }
+      this.maxDepth = Math.max(this.maxDepth, nodes.depth[i]);
+    }
+    this.tokenCount = tokens.n;
+  }
+
+  /** Exclusive end of a node's rows: what exists, while it is open. @param {number} node */
+  lastRow(node) {
+    return Math.min(this.tables.nodes.last[node], this.tokenCount);
+  }
+
+  /** Tokens of segment i that are in memory after step s. */
+  alive(i, s) {
+    const g = this.segs;
+    if (g.born0[i] > s || g.died[i] <= s || g.born0[i] === NEVER) return 0;
+    if (g.born1[i] <= s) return g.o1[i] - g.o0[i];
+    const { born } = this.tables.tokens;
+    let [lo, hi] = [g.o0[i], g.o1[i]];
+    while (lo < hi) {
+      const mid = (lo + hi) >> 1;
+      if (born[this.order[mid]] <= s) lo = mid + 1;
+      else hi = mid;
+    }
+    return lo - g.o0[i];
+  }
+
+  /** Flags over nodes: the node and all below it. @param {number} node @returns {Uint8Array} */
+  members(node) {
+    const { nodes } = this.tables;
+    const flags = new Uint8Array(nodes.n);
+    flags[node] = 1;
+    for (let i = node + 1; i < nodes.n; i++) if (nodes.parent[i] >= 0 && flags[nodes.parent[i]]) flags[i] = 1;
+    return flags;
+  }
+
+  /** The innermost node that row r of `tokens` belongs to, or -1. */
+  nodeOfRow(r) {
+    return r >= 0 && r < this.tokenCount ? this.tables.tokens.node[r] : -1;
+  }
+
+  /** Bytes of a token id. @param {number} id */
+  bytesOf(id) {
+    const row = this.words.get(id);
+    return row === undefined ? new Uint8Array(0) : this.tables.vocabulary.text.raw(row);
+  }
+
+  /** Text of one token id; a part of a character shows as a replacement mark. */
+  word(id) {
+    return this.decoder.decode(this.bytesOf(id));
+  }
+
+  /** Path and title: "4.2 Harbour to mint". @param {number} node */
+  name(node) {
+    if (node < 0) return "";
+    const { nodes } = this.tables;
+    const name = `${nodes.path.get(node)} ${nodes.title.get(node)}`.trim();
+    return name || (nodes.parent[node] < 0 ? "top level" : `node ${node}`);
+  }
+
+  /** @param {number} node @returns {number[]} */
+  ancestors(node) {
+    const out = [];
+    for (let p = this.tables.nodes.parent[node]; p >= 0; p = this.tables.nodes.parent[p]) out.unshift(p);
+    return out;
+  }
+}
+
+/** Tables with no rows, for a view that waits for its first message. */
+export function noTables(tables) {
+  const names = "steps tokens alternatives vocabulary nodes pages refcounts prunes branches requests routes marks";
+  for (const name of names.split(" ")) tables[name] ??= { n: 0 };
+  tables.vocabulary.text ??= new Strings();
+  return tables;
+}
