@@ -149,6 +149,10 @@ class Strategy:
             f"strategy {self.name!r} cannot go on from a branch; tim and chain can"
         )
 
+    def objection(self, ctx: Context, task: Task, emitted: Sequence[int]) -> str:
+        """Why it could not go on from these tokens of its own; empty when it could."""
+        return ""
+
 
 class UnknownStrategy(ValueError):
     """No such strategy, or no such parameter of it; names the near ones."""

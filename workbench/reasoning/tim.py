@@ -71,6 +71,15 @@ class Tim(Strategy):
     def matcher(self, ctx: Context, task: Task) -> Matcher | None:
         return ctx.tree_matcher(task.tools, self.max_depth, self.max_text) if self.grammar else None
 
+    def objection(self, ctx: Context, task: Task, emitted: Sequence[int]) -> str:
+        matcher = self.matcher(ctx, task)
+        try:
+            for token in emitted if matcher is not None else ():
+                matcher.consume(token)
+        except ValueError as error:
+            return str(error)
+        return ""
+
     @property
     def sampler(self) -> Sampler:
         return Sampler(self.temperature, self.top_k, self.top_p, self.min_p)
