@@ -100,13 +100,13 @@ class TokenFeedback:
 @dataclass(frozen=True, slots=True)
 class HiddenFeedback:
     """The state after the final norm is the next input (Coconut, 2412.06769). The stream records the
-    most probable token of each latent; `Branch.vectors` holds the latent itself."""
+    token drawn beside each latent; `Branch.vectors` holds the latent itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Soft:
     """A mixture of embeddings is the next input. `weigh` maps probabilities [V] to weights [V]; the
-    stream records the heaviest token."""
+    stream records the token drawn beside it, `Branch.vectors` the mixture."""
 
     weigh: Callable[[Tensor], Tensor]
 

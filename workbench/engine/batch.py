@@ -1,0 +1,181 @@
+"""Packs a plan's runs into one ForwardBatch, in the order of the plan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from workbench.engine.jobs import Advance
+from workbench.engine.memory import Memory
+from workbench.engine.sequence import ALL, Branch
+from workbench.forward import PLAIN, ForwardBatch, Segment
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """Entries [start, stop) of a branch, run in this step, and what is wanted of them."""
+
+    branch: Branch
+    start: int
+    stop: int
+    logits: tuple[int, int] = (0, 0)  # rows of the output's logits that are this branch's
+    hidden: tuple[int, int] = (0, 0)
+    scored: int = 0  # of the logit rows, the leading ones that score the fed token behind them
+
+    @property
+    def last(self) -> bool:
+        """The run reaches the end of what is resident."""
+        return self.stop == self.branch.length
+
+
+@dataclass(slots=True, eq=False)
+class Packed:
+    rows: list[Row]
+    batch: ForwardBatch
+
+
+def pack(rows: Sequence[Row], memory: Memory, routing: bool) -> Packed:
+    """Pages of every row must be in place (`Memory.write`)."""
+    ids: list[int] = []
+    positions: list[int] = []
+    starts: list[int] = [0]
+    logit_rows: list[int] = []
+    hidden_rows: list[int] = []
+    layers: set[int] = set()
+    vectors: list[Tensor] = []
+    vector_rows: list[int] = []
+    kv_lens: list[int] = []
+    slots: list[I64] = []
+    plain = True
+    attached = False
+    for row in rows:
+        branch, start, stop = row.branch, row.start, row.stop
+        base = len(ids) - start
+        ids.extend([branch.tokens[i] for i in branch.resident[start:stop]])
+        positions.extend(range(start, stop) if branch.positions is None else branch.positions[start:stop])
+        slots.append(memory.slots(branch, start, stop))
+        starts.append(len(ids))
+        kv_lens.append(stop)
+        if branch.vectors:
+            for entry in range(start, stop):
+                vector = branch.vectors.get(branch.resident[entry])
+                if vector is not None:
+                    vectors.append(vector)
+                    vector_rows.append(base + entry)
+                    ids[base + entry] = 0
+        plain = plain and branch.override is PLAIN
+        attached = attached or stop > branch.split
+        _ask(row, base, logit_rows, hidden_rows, layers)
+    batch = ForwardBatch(
+        token_ids=torch.tensor(ids, dtype=torch.int64),
+        positions=torch.tensor(positions, dtype=torch.int64),
+        slots=torch.from_numpy(slots[0] if len(slots) == 1 else np.concatenate(slots)),
+        query_start=torch.tensor(starts, dtype=torch.int64),
+        kv_lens=torch.tensor(kv_lens, dtype=torch.int64),
+        block_tables=_tables(rows, memory.page_size),
+        logit_rows=torch.tensor(logit_rows, dtype=torch.int64),
+        hidden_rows=torch.tensor(hidden_rows, dtype=torch.int64),
+        hidden_layers=tuple(sorted(layers)),
+        routing=routing,
+    )
+    if not plain:
+        batch.overrides = [row.branch.override for row in rows]
+    if vectors:
+        batch.vectors = torch.stack(vectors)
+        batch.vector_rows = torch.tensor(vector_rows, dtype=torch.int64)
+    if attached:
+        _attach(batch, rows, memory.page_size)
+    return Packed(list(rows), batch)
+
+
+def _ask(
+    row: Row, base: int, logit_rows: list[int], hidden_rows: list[int], layers: set[int]
+) -> None:
+    """Which tokens' logits and hidden states are wanted: `base` + entry is a token's packed index."""
+    branch, job = row.branch, row.branch.job
+    assert job is not None
+    first = len(logit_rows)
+    if isinstance(job, Advance) and job.want.logprobs:
+        begin = max(row.start, branch.entry(job.start) - 1)
+        end = min(row.stop, branch.length - 1)
+        logit_rows.extend(range(base + begin, base + end))
+        row.scored = max(0, end - begin)
+    if row.last:
+        logit_rows.append(base + row.stop - 1)
+    row.logits = (first, len(logit_rows))
+    wanted = job.hidden_layers
+    if wanted:
+        layers.update(wanted)
+        first = len(hidden_rows)
+        if isinstance(job, Advance):
+            begin = max(row.start, min(branch.entry(job.start), branch.length - 1))
+            hidden_rows.extend(range(base + begin, base + row.stop))
+        elif row.last:
+            hidden_rows.append(base + row.stop - 1)
+        row.hidden = (first, len(hidden_rows))
+
+
+def _tables(rows: Sequence[Row], page_size: int) -> Tensor:
+    if len(rows) == 1:
+        branch = rows[0].branch
+        return torch.from_numpy(branch.table[None, : len(branch.pages)])
+    tables = np.zeros((len(rows), max(len(row.branch.pages) for row in rows)), np.int64)
+    for b, row in enumerate(rows):
+        n = len(row.branch.pages)
+        tables[b, :n] = row.branch.table[:n]
+    return torch.from_numpy(tables)
+
+
+# ---- attachments ----
+
+
+def _attach(batch: ForwardBatch, rows: Sequence[Row], page_size: int) -> None:
+    """Rows behind a split: their own table holds what lies behind it; what lies before it, and what they
+    read of others, become segments. A row's frame is its own stored positions, so that its own keys need
+    no shift: others stand just before its first own token, the shared prefix before them."""
+    stops = {row.branch.seq: row.stop for row in rows}
+    tables = batch.block_tables.clone()
+    attached: list[list[Segment]] = []
+    for b, row in enumerate(rows):
+        branch = row.branch
+        attached.append(_segments(branch, stops, page_size) if row.stop > branch.split else [])
+        if row.stop > branch.split:
+            own = branch.pages[branch.pages_for(branch.split, page_size) :]
+            tables[b] = 0
+            tables[b, : len(own)] = torch.tensor(own, dtype=torch.int64)
+            batch.kv_lens[b] = row.stop - branch.split
+    batch.attached = attached
+    batch.block_tables = tables
+
+
+def _segments(branch: Branch, stops: dict[int, int], page_size: int) -> list[Segment]:
+    reads = [(r.branch, *_extent(r.branch, r.start, stops)) for r in branch.reading]
+    shift = -sum(stop - start for _, start, stop in reads)
+    segments = []
+    if branch.split:
+        segments.append(Segment(branch.pages, 0, branch.split, shift))
+    own = _position(branch, branch.split)
+    for other, start, stop in reads:
+        cut = min(max(other.split, start), stop)  # two pieces where it straddles the other's own split
+        turn = own + shift - _position(other, start) if stop > start else 0
+        for a, b in ((start, cut), (cut, stop)):
+            if b > a:
+                pad = other.pad(page_size) if a >= other.split else 0
+                segments.append(Segment(other.pages, a + pad, b + pad, turn))
+        shift += stop - start
+    return segments
+
+
+def _extent(branch: Branch, start: int, stops: dict[int, int]) -> tuple[int, int]:
+    """Entries of `branch` from stream index `start` on that are stored once this step has stored its own."""
+    first = branch.entry(start)
+    return first, max(first, stops.get(branch.seq, branch.stored))
+
+
+def _position(branch: Branch, entry: int) -> int:
+    return entry if branch.positions is None else branch.positions[entry]

@@ -1,0 +1,83 @@
+"""Draws the next token of every row that has logits: one call of the backend's `sample` a step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.engine.jobs import Generate
+from workbench.engine.philox import uniform
+from workbench.ops.contract import Sampled, SamplerRow
+
+_NONE_SEEN = torch.empty(0, dtype=torch.int64)
+
+
+class Sample(Protocol):
+    """`ops.contract.Ops.sample`."""
+
+    def __call__(
+        self, logits: Tensor, rows: Sequence[SamplerRow], mask: Tensor | None, seen: Sequence[Tensor],
+        bias: Sequence[tuple[Tensor, Tensor] | None], uniforms: Tensor, top_n: int,
+    ) -> Sampled: ...  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One row's outcome."""
+
+    token: int
+    logprob: float
+    entropy: float
+    top_ids: tuple[int, ...]
+    top_logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    rows: list[Draw]
+    grammar_s: float  # filling the masks
+
+
+def draw(sample: Sample, jobs: Sequence[Generate], logits: Tensor, record_top: int) -> Draws:
+    """A token for each job from its row of `logits` [R, V]. A row's draw depends on its own stream only."""
+    vocabulary = logits.shape[1]
+    began = perf_counter()
+    mask = _mask(jobs, vocabulary)
+    grammar_s = perf_counter() - began if mask is not None else 0.0
+    uniforms = [
+        uniform(job.seed, len(job.branch.tokens)) if job.row.temperature > 0 else 0.0 for job in jobs
+    ]
+    sampled = sample(
+        logits,
+        [job.row for job in jobs],
+        mask,
+        [job.seen.upto(job.branch.tokens) if job.seen else _NONE_SEEN for job in jobs],
+        [job.bias for job in jobs],
+        torch.tensor(uniforms, dtype=torch.float64),
+        max(record_top, max(job.want.top for job in jobs)),
+    )
+    rows = zip(
+        sampled.token.tolist(),
+        sampled.logprob.tolist(),
+        sampled.entropy.tolist(),
+        sampled.top_ids.tolist(),
+        sampled.top_logprobs.tolist(),
+        strict=True,
+    )
+    return Draws(
+        [Draw(token, lp, ent, tuple(ids), tuple(lps)) for token, lp, ent, ids, lps in rows], grammar_s
+    )
+
+
+def _mask(jobs: Sequence[Generate], vocabulary: int) -> Tensor | None:
+    if all(job.matcher is None for job in jobs):
+        return None
+    rows = np.full((len(jobs), -(-vocabulary // 32)), -1, np.int32)
+    for row, job in zip(rows, jobs, strict=True):
+        if job.matcher is not None:
+            job.matcher.fill(row)
+    return torch.from_numpy(rows)
