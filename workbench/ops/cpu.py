@@ -16,7 +16,7 @@ from .sampling import sample
 
 
 class CpuOps:
-    """`ops.contract.Ops` in torch. `form` says how `pack` keeps a weight; int4 takes `GroupedQ4`."""
+    """`ops.contract.Ops` in torch. `form`: how `pack` keeps a weight; int4 takes `GroupedQ4`."""
 
     def __init__(self, form: Form = "as loaded") -> None:
         self.name = "cpu" if form == "as loaded" else f"cpu {form}"
