@@ -1,5 +1,7 @@
 """The peers: transformers on the same weights, llama.cpp on the same file where it is there."""
 
+import contextlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ class Transformers:
         logging.disable_progress_bar()
         place = {"gguf_file": source.name} if source.is_file() else {}
         folder = source.parent if source.is_file() else source
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **place).eval()
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **place)
+        self.model: Any = model.eval()
         self.name = "transformers " + {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
         self.cache: Any = None
         self.last: Tensor = torch.empty(0, dtype=torch.int64)
