@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from workbench.events import EVENTS, Event
 
 Ints = NDArray[np.int64]
-WIDTHS = (np.int8, np.int16, np.int32, np.int64)
-DIFFERENCES = 4  # bit 2 of a column's code: stored as differences
+WIDTHS = tuple(map(np.dtype, ("<i1", "<i2", "<i4", "<i8")))
+DIFFERENCES = 4  # bits of a column's code beside its width: stored as differences,
+SAME = 8  # all the same
+FIRST = struct.Struct("<q")
 COUNT = struct.Struct("<BI")  # type, events of it
 LENGTH = struct.Struct("<I")
 
@@ -42,28 +44,39 @@ class Reader:
 
 
 def _pack_ints(values: Ints) -> bytes:
+    """A code, then: the first value where differences follow; then one value, or all of them."""
     if not len(values):
         return b"\0"
-    code, best = _width(values), values
-    if code:
-        steps = np.diff(values, prepend=0)
-        if _width(steps) < code:
-            code, best = _width(steps) | DIFFERENCES, steps
-    return bytes((code,)) + best.astype(np.dtype(WIDTHS[code & 3]).newbyteorder("<")).tobytes()
+    code, kept, first = _width(values), values, b""
+    if code & 3 and len(values) > 2:
+        steps = values[1:] - values[:-1]
+        if (other := _width(steps)) & 3 < code & 3 or other & SAME:
+            code, kept, first = other | DIFFERENCES, steps, FIRST.pack(int(values[0]))
+    if code & SAME:
+        kept = kept[:1]
+    return bytes((code,)) + first + kept.astype(WIDTHS[code & 3]).tobytes()
 
 
 def _width(values: Ints) -> int:
     low, high = int(values.min()), int(values.max())
+    same = SAME if low == high else 0
     for code, bits in enumerate((7, 15, 31)):
         if -(1 << bits) <= low and high < 1 << bits:
-            return code
-    return 3
+            return code | same
+    return 3 | same
 
 
 def _take_ints(reader: Reader, n: int) -> Ints:
     code = reader.take(1)[0]
-    values: Ints = reader.array(WIDTHS[code & 3], n).astype(np.int64)
-    return values.cumsum() if code & DIFFERENCES else values
+    if not n:
+        return np.empty(0, np.int64)
+    if code & DIFFERENCES:
+        out = np.empty(n, np.int64)
+        (out[0],) = FIRST.unpack(reader.take(FIRST.size))
+        out[1:] = reader.array(WIDTHS[code & 3], 1 if code & SAME else n - 1)
+        return out.cumsum()
+    values: Ints = reader.array(WIDTHS[code & 3], 1 if code & SAME else n).astype(np.int64)
+    return np.full(n, values[0]) if code & SAME else values
 
 
 def _pack_floats(values: Sequence[float]) -> bytes:

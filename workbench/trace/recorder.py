@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from workbench.events import (
     DetailDropped,
@@ -29,6 +30,7 @@ log = logging.getLogger("workbench.trace")
 
 ALTERNATIVES = "TokenSampled.top"
 ESSENTIAL = (RunStarted, RunEnded, DetailDropped)  # kept even when the store is quite full
+PAUSES = frozenset((StepEnded, Waited, RunPaused))  # moments at which a chunk may be sealed by time
 NUMBERS_AN_EVENT = 16  # numbers of a long tuple that weigh as much as one event in a chunk
 
 
@@ -46,8 +48,8 @@ class Recorder:
         path: Path | None,
         detokenize: Callable[[int], bytes],
         *,
-        chunk_events: int = 1024,
-        flush_s: float = 0.5,
+        chunk_events: int = 2048,
+        flush_s: float = 1.0,
         limit_bytes: int = 256 << 20,
         resume: bool = False,
         clock: Callable[[], float] = time.perf_counter,
@@ -66,6 +68,10 @@ class Recorder:
         self._step = Step(0)
         self._closed = self._told = False
         self.live = LiveTrace(self._store)
+        self._prepare: dict[type[Event], Callable[[Any], bool]] = {
+            TokenSampled: self._sampled, TokensFed: self._fed, Routed: self._routed,
+            StepEnded: self._ended, RunStarted: self._begun, TokenKnown: self._named,
+        }  # fmt: skip
         if resume:
             for known in self.live.events(TokenKnown):
                 self._known.add(known.token)
@@ -75,20 +81,8 @@ class Recorder:
         if self._closed:
             return
         kind = type(event)
-        if kind is TokenSampled:
-            known = self._known
-            if event.token not in known or not known.issuperset(event.top_ids):  # type: ignore[attr-defined]
-                self._tell(event.step, (event.token, *event.top_ids))  # type: ignore[attr-defined]
-        elif kind is StepEnded:
-            self._step = event.step
-        elif kind is TokensFed:
-            self._tell(event.step, event.tokens)  # type: ignore[attr-defined]
-            self._weight += len(event.tokens) // NUMBERS_AN_EVENT  # type: ignore[attr-defined]
-        elif kind is Routed:
-            self._weight += len(event.experts) // NUMBERS_AN_EVENT  # type: ignore[attr-defined]
-        elif kind is RunStarted:
-            self._started = self._clock()
-            self._tell(event.step, event.eos)  # type: ignore[attr-defined]
+        if (prepare := self._prepare.get(kind)) is not None and not prepare(event):
+            return
         if self._level:
             kept = self._thin(event)
             if kept is None:
@@ -98,9 +92,39 @@ class Recorder:
         self._weight += 1
         if self._weight >= self._chunk_events:
             self.flush()
-        elif kind is StepEnded or kind is Waited or kind is RunPaused:
-            if self._clock() - self._flushed >= self._flush_s:
-                self.flush()
+        elif kind in PAUSES and self._clock() - self._flushed >= self._flush_s:
+            self.flush()
+
+    # ---- what some kinds need before they are kept; False: they are not ----
+
+    def _sampled(self, event: TokenSampled) -> bool:
+        known = self._known
+        if event.token not in known or not known.issuperset(event.top_ids):
+            self._tell(event.step, (event.token, *event.top_ids))
+        return True
+
+    def _fed(self, event: TokensFed) -> bool:
+        self._tell(event.step, event.tokens)
+        self._weight += len(event.tokens) // NUMBERS_AN_EVENT
+        return True
+
+    def _routed(self, event: Routed) -> bool:
+        self._weight += len(event.experts) // NUMBERS_AN_EVENT
+        return True
+
+    def _ended(self, event: StepEnded) -> bool:
+        self._step = event.step
+        return True
+
+    def _begun(self, event: RunStarted) -> bool:
+        self._started = self._clock()
+        self._tell(event.step, event.eos)
+        return True
+
+    def _named(self, event: TokenKnown) -> bool:
+        new = event.token not in self._known
+        self._known.add(event.token)
+        return new
 
     def _tell(self, step: Step, tokens: Iterable[int]) -> None:
         for token in tokens:
