@@ -1,0 +1,32 @@
+"""The laptop engine: a whole step in one native call over the file's own int4 weights, no compiler."""
+
+from collections.abc import Callable
+
+from workbench.cpu import build
+from workbench.cpu.forward import NumbaForward
+from workbench.cpu.weights import PackedNet, Source, Unpackable, Weights, packed, unpackable
+from workbench.model.shape import ModelShape
+
+__all__ = ["NumbaForward", "PackedNet", "Unpackable", "open_step", "unpackable"]
+
+
+def open_step(
+    source: Source,
+    shape: ModelShape,
+    *,
+    weights: Weights = "file",
+    threads: int = 1,
+    instructions: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> tuple[NumbaForward, tuple[str, ...]]:
+    """Pack (or find packed) the checkpoint's weights and make the step that runs them; with the reasons
+    that `doctor` shows. Raises Unpackable where the checkpoint cannot be served so."""
+    tell = say or build.to_stderr
+    net, how = packed(source, shape, weights, build.cache_folder() / "packed", tell)
+    step = NumbaForward(net, threads=threads, instructions=instructions, say=tell)
+    reasons = (
+        f"weights: {weights} ({how})",
+        f"instructions: {step.reason}",
+        f"step: {step.built.note}",
+    )
+    return step, reasons

@@ -1,0 +1,174 @@
+"""Attention over pages read in place: K as [D, S] and V as [S, D] for each page and KV head.
+
+Heads that share a KV head are taken up to four at a time. Every score is one chain over the dimensions,
+every output one chain over the entries in their order: neither depends on where pages lie, on page
+borders, or on who else is in the batch.
+"""
+
+from workbench.cpu.emit import F16, F32, I32, I64, VF, Code, Kernel, Value, vec
+from workbench.cpu.rows import STEP, exp
+
+GROUP = 4  # most query heads at a time
+
+
+def _widths(code: Code) -> int:
+    """Floats of V that are summed at a time: as many as the registers hold for four heads."""
+    return 64 if code.isa.width == 64 else 32
+
+
+def _load_kv(code: Code, base: Value, offset: Value, half: bool) -> Value:
+    return code.to_float(code.load(base, offset, vec(F16, 16))) if half else code.load(base, offset, VF)
+
+
+def scores(heads: int, half: bool) -> Kernel:
+    """out[g, t - first] = q[g] . k[:, t] for t in [first, stop) of one page.
+
+    Lanes behind `stop` are written too, up to fifteen, and hold anything: the next page overwrites
+    them, or the softmax leaves them out. So pages of any size are served.
+    """
+
+    size = 2 if half else 4
+
+    def body(
+        code: Code, q: Value, page: Value, dim: Value, slots: Value, first: Value, stop: Value,
+        out: Value, stride: Value,
+    ) -> None:  # fmt: skip
+        b = code.b
+        line = b.mul(slots, I64(size))
+        with code.loop(first, stop, 16) as t:
+            sums = [code.var(VF, code.const(VF, 0.0)) for _ in range(heads)]
+            keys = code.at(page, b.mul(t, I64(size)))
+            with code.loop(I64(0), dim, 8) as d:
+                for unrolled in range(8):
+                    dd = b.add(d, I64(unrolled))
+                    key = _load_kv(code, keys, b.mul(dd, line), half)
+                    for g, total in enumerate(sums):
+                        at = b.add(b.mul(dim, I64(4 * g)), b.mul(dd, I64(4)))
+                        each = code.splat(code.load(q, at, F32), VF)
+                        total.set(code.fma(key, each, total.get()))
+            place = b.mul(b.sub(t, first), I64(4))
+            for g, total in enumerate(sums):
+                code.store(total.get(), out, b.add(place, b.mul(stride, I64(g))))
+
+    return Kernel(f"scores_x{heads}_{'f16' if half else 'f32'}", "ppiiiipi", body)
+
+
+def _softmax(code: Code, s: Value, n: Value) -> Value:
+    """s[0:n] = exp(s - max), in place; returns 1 / sum. Lanes behind n become 0."""
+    b = code.b
+    lowest = code.const(VF, -3.0e38)
+    limit = code.splat(n, vec(I64, 16))
+
+    def part(t: Value) -> Value:
+        inside = b.icmp_signed("<", b.add(code.splat(t, vec(I64, 16)), code.lanes()), limit)
+        return b.select(inside, code.load(s, b.mul(t, I64(4)), VF), lowest)
+
+    largest = code.var(VF, lowest)
+    with code.loop(I64(0), n, 16) as t:
+        largest.set(code.larger(part(t), largest.get()))
+    top = code.splat(code.max_lanes(largest.get()), VF)
+    total = code.var(VF, code.const(VF, 0.0))
+    with code.loop(I64(0), n, 16) as t:
+        inside = b.icmp_signed("<", b.add(code.splat(t, vec(I64, 16)), code.lanes()), limit)
+        value = exp(code, b.fsub(code.load(s, b.mul(t, I64(4)), VF), top))
+        value = b.select(inside, value, code.const(VF, 0.0))
+        total.set(b.fadd(total.get(), value))
+        code.store(value, s, b.mul(t, I64(4)))
+    return b.fdiv(code.const(F32, 1.0), code.add_lanes(total.get()))
+
+
+def values(heads: int, half: bool) -> Kernel:
+    """out[g, :] += sum over entries e in [first, stop) of p[g, e - first] * v[e], pages by the table.
+
+    `pool` is the address of the layer's V at the KV head, `page_bytes` the distance of two pages.
+    """
+
+    size = 2 if half else 4
+
+    def body(
+        code: Code, p: Value, stride: Value, pool: Value, page_bytes: Value, table: Value,
+        slots: Value, first: Value, stop: Value, dim: Value, out: Value,
+    ) -> None:  # fmt: skip
+        b = code.b
+        wide = _widths(code)
+        with code.loop(I64(0), b.mul(b.sdiv(dim, I64(wide)), I64(wide)), wide) as d:
+            _columns(code, heads, half, size, wide, d, p, stride, pool, page_bytes, table, slots,
+                     first, stop, dim, out)  # fmt: skip
+        with code.loop(b.mul(b.sdiv(dim, I64(wide)), I64(wide)), dim, 16) as d:
+            _columns(code, heads, half, size, 16, d, p, stride, pool, page_bytes, table, slots,
+                     first, stop, dim, out)  # fmt: skip
+
+    return Kernel(f"values_x{heads}_{'f16' if half else 'f32'}", "pipipiiiip", body)
+
+
+def _columns(
+    code: Code, heads: int, half: bool, size: int, wide: int, d: Value, p: Value, stride: Value,
+    pool: Value, page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value, dim: Value,
+    out: Value,
+) -> None:  # fmt: skip
+    """`wide` columns of the output from d on, for all heads, kept in registers over all entries."""
+    b = code.b
+    parts = range(wide // 16)
+
+    def place(g: int, n: int) -> Value:
+        return b.mul(b.add(b.add(b.mul(dim, I64(g)), d), I64(16 * n)), I64(4))
+
+    sums = [[code.var(VF, code.load(out, place(g, n), VF)) for n in parts] for g in range(heads)]
+    line = b.mul(dim, I64(size))
+    begin = b.mul(b.sdiv(first, slots), slots)
+    entry = code.var(I64, first)
+    with code.loop(b.sdiv(begin, slots), b.sdiv(b.add(stop, b.sub(slots, I64(1))), slots)) as page:
+        number = code.load(table, b.mul(page, I64(8)), I64)
+        here = code.at(pool, b.add(b.mul(number, page_bytes), b.mul(d, I64(size))))
+        start = entry.get()
+        border = b.mul(b.add(page, I64(1)), slots)
+        last = b.select(b.icmp_signed("<", border, stop), border, stop)
+        with code.loop(start, last) as e:
+            row = code.at(here, b.mul(b.sub(e, b.mul(page, slots)), line))
+            v = [_load_kv(code, row, I64(16 * n * size), half) for n in parts]
+            weight = code.at(p, b.mul(b.sub(e, first), I64(4)))
+            for g in range(heads):
+                each = code.splat(code.load(weight, b.mul(stride, I64(g)), F32), VF)
+                for n in parts:
+                    sums[g][n].set(code.fma(v[n], each, sums[g][n].get()))
+        entry.set(last)
+    for g in range(heads):
+        for n in parts:
+            code.store(sums[g][n].get(), out, place(g, n))
+
+
+def _scale(code: Code, x: Value, by: Value, n: Value) -> None:
+    """x *= by, n values."""
+    factor = code.splat(by, VF)
+    with code.loop(I64(0), code.b.mul(n, I64(4)), STEP) as at:
+        code.store(code.b.fmul(code.load(x, at, VF), factor), x, at)
+
+
+def store_kv(half: bool) -> Kernel:
+    """Put one head's k and v [dim] into slot `slot` of a page: k down a column, v along a row."""
+    size = 2 if half else 4
+
+    def body(
+        code: Code, k: Value, v: Value, k_page: Value, v_page: Value, slot: Value, slots: Value,
+        dim: Value,
+    ) -> None:  # fmt: skip
+        b = code.b
+
+        def stored(x: Value) -> Value:
+            return code.to_half(x) if half else x
+
+        column = code.at(k_page, b.mul(slot, I64(size)))
+        row = code.at(v_page, b.mul(b.mul(slot, dim), I64(size)))
+        line = b.mul(slots, I64(size))
+        with code.loop(I64(0), dim, 16) as d:
+            keys = stored(code.load(k, b.mul(d, I64(4)), VF))
+            for n in range(16):
+                one = b.extract_element(keys, I32(n))
+                code.store(one, column, b.mul(b.add(d, I64(n)), line))
+            code.store(stored(code.load(v, b.mul(d, I64(4)), VF)), row, b.mul(d, I64(size)))
+
+    return Kernel(f"store_kv_{'f16' if half else 'f32'}", "ppppiii", body)
+
+
+SOFTMAX = Kernel("softmax", "pi", _softmax, "f")
+SCALE = Kernel("scale", "pfi", _scale)

@@ -1,0 +1,70 @@
+"""Threads that run a step together. They sleep between steps and meet at the step's own barriers."""
+
+import threading
+from collections.abc import Callable
+
+from workbench.cpu.build import Native
+from workbench.forward import StopFlag
+
+NEVER = StopFlag()
+
+
+class Crew:
+    """`threads` - 1 helpers for the calling thread, which is number 0."""
+
+    def __init__(self, run: Native, threads: int) -> None:
+        self._run, self.threads = run, threads
+        self._go = [threading.Semaphore(0) for _ in range(threads - 1)]
+        self._done = threading.Semaphore(0)
+        self._job = (0, 0, 0)
+        self._closed = False
+        for number, go in enumerate(self._go, 1):
+            name = f"workbench-cpu-{number}"
+            threading.Thread(target=self._help, args=(number, go), name=name, daemon=True).start()
+
+    def whole(self, plan: int, first: int, last: int) -> bool:
+        """Layers [first, last) in one native call; False when the plan's stop flag was seen."""
+        self._start(plan, first, last)
+        finished = self._run(plan, 0, first, last) == 0
+        self._join()
+        return finished
+
+    def layer_by_layer(
+        self, plan: int, last: int, pulse: Callable[[], None], stop: Callable[[], None]
+    ) -> None:
+        """The same, with `pulse` between layers. When it raises, `stop` must set the plan's stop flag:
+        the helpers leave at the next layer's barrier."""
+        self._start(plan, 0, last)
+        try:
+            for layer in range(last):
+                pulse()
+                self._run(plan, 0, layer, layer + 1)
+        except BaseException:
+            stop()
+            self._run(plan, 0, layer, layer + 1)
+            raise
+        finally:
+            self._join()
+
+    def close(self) -> None:
+        self._closed = True
+        for go in self._go:
+            go.release()
+
+    def _start(self, plan: int, first: int, last: int) -> None:
+        self._job = (plan, first, last)
+        for go in self._go:
+            go.release()
+
+    def _join(self) -> None:
+        for _ in self._go:
+            self._done.acquire()
+
+    def _help(self, number: int, go: threading.Semaphore) -> None:
+        while True:
+            go.acquire()
+            if self._closed:
+                return
+            plan, first, last = self._job
+            self._run(plan, number, first, last)
+            self._done.release()

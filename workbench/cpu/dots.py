@@ -1,0 +1,224 @@
+"""The block product: sixteen rows of packed weights meet up to eight rows of int8 activations.
+
+A tile is sixteen output rows over all of the input, block by block; a block is 16 rows x 32 columns.
+In it column 4 * j + c of row r is byte 4 * r + c of group j, so that one vector holds four neighbouring
+columns of every row and no sum ever crosses lanes. int4 keeps groups 2j and 2j + 1 in the low and high
+halves of the same bytes. Behind the groups stand the rows' scales d[16] and, for q4_1, minima m[16],
+halves both. Values: q4_1 is d * q + m, q4_0 d * (q - 8), q8_0 d * (q - 128), each q unsigned.
+
+A panel holds M rows of activations, record by record, a record a block of 32 columns: M x 32 int8 values,
+M float scales, M sums of the int8 values as floats, the same as int32. Integer sums are exact and floats are added
+block by block in the same order for every M: a row's result does not depend on who shares its panel.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from workbench.cpu.emit import F16, F32, I8, I16, I32, I64, VF, Code, Kernel, Value, Var, vec
+
+ROWS = 16  # output rows of a tile
+COLS = 32  # columns that share a scale
+PANEL = 8  # most rows of activations in a panel
+RECORD = COLS + 12  # bytes of a panel's record, each row
+AHEAD = 6  # blocks that the prefetch runs ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A quantisation, and how its blocks lie in memory."""
+
+    name: str
+    code: int  # in matrix descriptors
+    bits: int
+    offset: int  # taken from every unsigned value
+    minima: bool
+
+    @property
+    def quants(self) -> int:
+        return ROWS * COLS * self.bits // 8
+
+    @property
+    def block(self) -> int:
+        """Bytes of a block."""
+        return self.quants + ROWS * (4 if self.minima else 2)
+
+
+Q4_1 = Form("q4_1", 0, 4, 0, True)
+Q4_0 = Form("q4_0", 1, 4, 8, False)
+Q8_0 = Form("q8_0", 2, 8, 128, False)
+FORMS = (Q4_1, Q4_0, Q8_0)
+
+
+def product(form: Form, rows: int) -> Kernel:
+    """out[m, 0:16] = bias (+ out where `add`) + tile . panel[m], for m < rows."""
+
+    def body(
+        code: Code, w: Value, blocks: Value, panel: Value, bias: Value, out: Value, stride: Value,
+        add: Value,
+    ) -> None:  # fmt: skip
+        lanes = min(ROWS, code.isa.width // 4)
+        for first in range(0, ROWS, lanes):
+            _part(code, form, rows, first, lanes, w, blocks, panel, bias, out, stride, add)
+
+    return Kernel(f"{form.name}_x{rows}", "pipppii", body)
+
+
+def _part(
+    code: Code, form: Form, rows: int, first: int, lanes: int, w: Value, blocks: Value,
+    panel: Value, bias: Value, out: Value, stride: Value, add: Value,
+) -> None:  # fmt: skip
+    """`lanes` of the tile's rows, from `first` on, over all blocks."""
+    wide = vec(F32, lanes)
+    start = code.load(bias, 4 * first, wide)
+    sums = [code.var(wide, start) for _ in range(rows)]
+    with code.loop(I64(0), blocks) as block:
+        at = code.at(w, code.b.mul(block, I64(form.block)))
+        record = code.at(panel, code.b.mul(block, I64(RECORD * rows)))
+        if first == 0:
+            for line in range(0, form.block, 64):
+                code.prefetch(at, AHEAD * form.block + line)
+        groups = _groups(code, form, at, first, lanes)
+        scale = _halves(code, at, form.quants + 2 * first, lanes)
+        minimum = _halves(code, at, form.quants + 32 + 2 * first, lanes) if form.minima else None
+        for m in range(rows):
+            total = _dot(code, form, groups, record, m, rows, lanes)
+            _accumulate(code, sums[m], total, scale, minimum, record, m, rows)
+    for m in range(rows):
+        _put(code, sums[m].get(), code.at(out, code.b.mul(stride, I64(m))), 4 * first, add)
+
+
+def _accumulate(
+    code: Code, acc: Var, total: Value, scale: Value, minimum: Value | None, record: Value, m: int,
+    rows: int,
+) -> None:  # fmt: skip
+    wide = scale.type
+    value = code.b.fmul(scale, code.b.sitofp(total, wide))
+    if minimum is not None:
+        summed = code.splat(code.load(record, (COLS + 4) * rows + 4 * m, F32, 4), wide)
+        value = code.fma(minimum, summed, value)
+    each = code.splat(code.load(record, COLS * rows + 4 * m, F32, 4), wide)
+    acc.set(code.fma(value, each, acc.get()))
+
+
+def _put(code: Code, value: Value, out: Value, offset: int, add: Value) -> None:
+    """Store, or add to what is there."""
+    there = code.load(out, offset, value.type)
+    nothing = code.const(value.type, 0.0)
+    wanted = code.b.select(code.b.icmp_signed("!=", add, I64(0)), there, nothing)
+    code.store(code.b.fadd(value, wanted), out, offset)
+
+
+def _halves(code: Code, at: Value, offset: int, lanes: int) -> Value:
+    return code.to_float(code.load(at, offset, vec(F16, lanes)))
+
+
+def _groups(code: Code, form: Form, at: Value, first: int, lanes: int) -> list[Value]:
+    """Eight vectors of unsigned bytes, four columns of each row; q8_0's still bear their offset."""
+    kind = vec(I8, 4 * lanes)
+    if form.bits == 8:
+        return [code.load(at, 64 * j + 4 * first, kind) for j in range(8)]
+    low, four = code.const(kind, 15), code.const(vec(I16, 2 * lanes), 4)
+    groups = []
+    for j in range(4):
+        both = code.load(at, 64 * j + 4 * first, kind)
+        high = code.b.bitcast(code.b.lshr(code.b.bitcast(both, four.type), four), kind)
+        groups += [code.b.and_(both, low), code.b.and_(high, low)]
+    return groups
+
+
+def _dot(
+    code: Code, form: Form, groups: list[Value], record: Value, m: int, rows: int, lanes: int
+) -> Value:
+    """Exact int32 sums of the block for row m of the panel."""
+    wide = vec(I32, lanes)
+
+    def quad(j: int) -> Value:
+        return code.splat(code.load(record, COLS * m + 4 * j, I32, 4), wide)
+
+    total = _DOTS[code.isa.dot](code, form, groups, quad, wide)
+    removed = form.offset if form.bits == 4 or code.isa.dot == "vpdpbusd" else 0
+    if removed:
+        summed = code.load(record, (COLS + 8) * rows + 4 * m, I32, 4)
+        total = code.b.sub(total, code.splat(code.b.mul(summed, I32(removed)), wide))
+    return total
+
+
+def _vpdpbusd(
+    code: Code, form: Form, groups: list[Value], quad: Callable[[int], Value], wide: ir.VectorType
+) -> Value:
+    name = f"llvm.x86.avx512.vpdpbusd.{wide.count * 32}"
+    bytes_ = vec(I8, 4 * wide.count)
+    chains = [code.const(wide, 0), code.const(wide, 0)]
+    for j, group in enumerate(groups):
+        x = code.b.bitcast(quad(j), bytes_)
+        chains[j % 2] = code.call(name, wide, chains[j % 2], group, x)
+    return code.b.add(*chains)
+
+
+def _vpmaddubsw(
+    code: Code, form: Form, groups: list[Value], quad: Callable[[int], Value], wide: ir.VectorType
+) -> Value:
+    pairs, bytes_ = vec(I16, 16), vec(I8, 32)
+    ones = code.const(pairs, 1)
+
+    def pair(a: Value, b: Value) -> Value:
+        return code.call("llvm.x86.avx2.pmadd.ub.sw", pairs, a, b)
+
+    def widen(x: Value) -> Value:
+        return code.call("llvm.x86.avx2.pmadd.wd", wide, x, ones)
+
+    if form.bits == 4:  # 16 products of at most 15 * 127 fit int16
+        chains = [pair(groups[j], code.b.bitcast(quad(j), bytes_)) for j in range(2)]
+        for j in range(2, 8):
+            x = code.b.bitcast(quad(j), bytes_)
+            chains[j % 2] = code.b.add(chains[j % 2], pair(groups[j], x))
+        return widen(code.b.add(*chains))
+    total = code.const(wide, 0)
+    flip = code.const(bytes_, -128)
+    for j in range(8):  # |w| is unsigned; its sign moves to x
+        w = code.b.xor(groups[j], flip)
+        size = code.call("llvm.abs.v32i8", bytes_, w, ir.IntType(1)(0))
+        x = code.call("llvm.x86.avx2.psign.b", bytes_, code.b.bitcast(quad(j), bytes_), w)
+        total = code.b.add(total, widen(pair(size, x)))
+    return total
+
+
+def _sdot(
+    code: Code, form: Form, groups: list[Value], quad: Callable[[int], Value], wide: ir.VectorType
+) -> Value:
+    bytes_ = vec(I8, 4 * wide.count)
+    total = code.const(wide, 0)
+    for j, group in enumerate(groups):
+        w = code.b.xor(group, code.const(bytes_, -128)) if form.bits == 8 else group
+        x = code.b.bitcast(quad(j), bytes_)
+        total = code.call("llvm.aarch64.neon.sdot.v4i32.v16i8", wide, total, w, x)
+    return total
+
+
+def _plain(
+    code: Code, form: Form, groups: list[Value], quad: Callable[[int], Value], wide: ir.VectorType
+) -> Value:
+    """int16 lanes, two a row: what every vector unit multiplies."""
+    b, pairs = code.b, vec(I16, 2 * wide.count)
+    eight, sixteen = code.const(pairs, 8), code.const(wide, 16)
+
+    def fold(x: Value) -> Value:
+        lanes = b.bitcast(x, wide)
+        return b.add(b.ashr(b.shl(lanes, sixteen), sixteen), b.ashr(lanes, sixteen))
+
+    total, small = code.const(wide, 0), code.const(pairs, 0)
+    for j, group in enumerate(groups):
+        w = b.xor(group, code.const(group.type, -128)) if form.bits == 8 else group
+        w, x = b.bitcast(w, pairs), b.bitcast(quad(j), pairs)
+        odd = b.mul(b.ashr(w, eight), b.ashr(x, eight))
+        even = b.mul(b.ashr(b.shl(w, eight), eight), b.ashr(b.shl(x, eight), eight))
+        if form.bits == 4:  # 16 products of at most 15 * 127 fit int16
+            small = b.add(small, b.add(odd, even))
+        else:
+            total = b.add(total, b.add(fold(odd), fold(even)))
+    return fold(small) if form.bits == 4 else total
+
+
+_DOTS = {"vpdpbusd": _vpdpbusd, "vpmaddubsw": _vpmaddubsw, "sdot": _sdot, "plain": _plain}

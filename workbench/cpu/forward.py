@@ -1,0 +1,135 @@
+"""The laptop engine as a `forward.Forward`: a whole step in one native call, over packed weights."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.cpu import adapters, build, isa
+from workbench.cpu.crew import Crew
+from workbench.cpu.dots import ROWS
+from workbench.cpu.packing import dense
+from workbench.cpu.plan import Planner, StepPlan, check
+from workbench.cpu.pool import DimPool
+from workbench.cpu.tables import NetTables
+from workbench.cpu.turns import Turns
+from workbench.cpu.weights import PackedNet
+from workbench.forward import Abandoned, ForwardBatch, ForwardOutput, Pool, StopFlag
+from workbench.kv.layout import KVLayout
+
+
+class NumbaForward:
+    """Carries out batches over a `DimPool`.
+
+    `pulse`: handed a `StopFlag`, the step is one native call that reads the flag between layers; handed
+    any other callable, the calling thread comes back to Python after every layer to call it. Either way
+    at most the layer in flight completes after a stop. Results do not depend on `threads`, nor a row's
+    on the rows beside it, to the bit.
+    """
+
+    def __init__(
+        self,
+        net: PackedNet,
+        *,
+        threads: int = 1,
+        instructions: str | None = None,
+        kv: torch.dtype = torch.float16,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        self.net, self.facts, self.kv = net, net.shape, kv
+        self.isa, self.reason = isa.choose(instructions)
+        self.built = build.build(self.isa, kv == torch.float16, say)
+        body = net.matrices["0.qkv"].form.split("_")[0]
+        self.name = f"numba {body}"
+        self.adapters: dict[str, adapters.NativeAdapter] = {}
+        self._rotary = net.shape.rope.rotary(net.shape.head_dim)
+        self._tables = NetTables(net)
+        self._planner = Planner(
+            net.shape, self._tables.words, Turns(self._rotary), threads
+        )
+        self._crew = Crew(self.built.run, threads)
+        self._one_at_a_time = threading.Lock()
+
+    def load_adapter(self, name: str, layers: Sequence[Mapping[str, adapters.Pair]]) -> None:
+        """Serve an adapter, for `Override(adapter=name)`: per layer, fused projection -> pair."""
+        self.adapters[name] = adapters.NativeAdapter(layers)
+
+    def layout(self, pages: int, page_size: int) -> KVLayout:
+        s = self.facts
+        return KVLayout(s.layers, pages, page_size, s.kv_heads, s.head_dim, self.kv, "dim")
+
+    def new_pool(self, layout: KVLayout) -> DimPool:
+        if layout.dtype != self.kv:
+            raise ValueError(f"this step was made for {self.kv} pages, got {layout.dtype}")
+        return DimPool(layout, self._rotary.inv_freq)
+
+    def unserved(self, batch: ForwardBatch) -> str | None:
+        s = self.facts
+        for override in batch.overrides:
+            if override.adapter is not None and override.adapter not in self.adapters:
+                known = ", ".join(sorted(self.adapters)) or "none"
+                return f"adapter {override.adapter!r} is not loaded (loaded: {known})"
+            if override.exit_layer is not None and not 1 <= override.exit_layer <= s.layers:
+                return f"exit_layer must be 1 to {s.layers}, got {override.exit_layer}"
+            for steer in override.steering:
+                if not 0 <= steer.layer < s.layers or steer.vector.shape != (s.width,):
+                    return (
+                        f"steering wants a layer of 0 to {s.layers - 1} and a vector [{s.width}], "
+                        f"got {steer.layer} and {list(steer.vector.shape)}"
+                    )
+        if batch.vectors is not None and batch.vectors.shape[1:] != (s.width,):
+            return f"vectors must be [N, {s.width}], got {list(batch.vectors.shape)}"
+        if any(not -1 <= layer < s.layers for layer in batch.hidden_layers):
+            return f"hidden_layers must lie in -1 to {s.layers - 1}, got {batch.hidden_layers}"
+        return None
+
+    def embed(self, ids: Tensor) -> Tensor:
+        at = self.net.matrices["embedding"]
+        form = at.packed_form
+        tiles = self.net.memory[at.offset : at.offset + at.bytes].reshape(at.tiles, at.blocks, -1)
+        wanted = ids.numpy()
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.facts.vocabulary:
+            raise ValueError(f"ids must be of 0 to {self.facts.vocabulary - 1}")
+        rows = [dense(tiles[n // ROWS : n // ROWS + 1], form, ROWS)[n % ROWS] for n in wanted.tolist()]
+        return torch.from_numpy(np.array(rows, np.float32).reshape(-1, self.facts.width))
+
+    def project(self, hidden: Tensor, normed: bool) -> Tensor:
+        with self._one_at_a_time:
+            plan = self._planner.projection(hidden, normed)
+            self._tables.arm(plan.words, None)
+            self._crew.whole(plan.address, 0, 0)
+        return plan.logits[:, : self.facts.vocabulary]
+
+    def __call__(
+        self, batch: ForwardBatch, pool: Pool, pulse: Callable[[], None] | None = None
+    ) -> ForwardOutput:
+        if not isinstance(pool, DimPool):
+            raise ValueError(f"{self.name}: wanted a DimPool (order 'dim'), got {type(pool).__name__}")
+        check(batch, pool, self.facts.vocabulary)
+        with self._one_at_a_time:
+            plan = self._planner.plan(batch, pool, self.adapters)
+            self._run(plan, pulse)
+        return self._output(plan, batch)
+
+    def _run(self, plan: StepPlan, pulse: Callable[[], None] | None) -> None:
+        if pulse is None or isinstance(pulse, StopFlag):
+            self._tables.arm(plan.words, pulse)
+            if not self._crew.whole(plan.address, 0, plan.run):
+                raise Abandoned
+            return
+        flag = StopFlag()
+        self._tables.arm(plan.words, flag)
+        self._crew.layer_by_layer(plan.address, plan.run, pulse, flag.set)
+
+    def _output(self, plan: StepPlan, batch: ForwardBatch) -> ForwardOutput:
+        vocabulary = self.facts.vocabulary
+        logits = plan.logits
+        if logits.shape[1] != vocabulary:
+            logits = logits[:, :vocabulary].contiguous()
+        if -1 in batch.hidden_layers:
+            plan.hidden[-1] = plan.normed[len(logits) :].clone()
+        return ForwardOutput(logits, plan.hidden)

@@ -1,0 +1,281 @@
+"""From a `ForwardBatch` to the words that the native step reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.cpu import fields as f
+from workbench.cpu.adapters import NativeAdapter
+from workbench.cpu.dots import PANEL, RECORD, COLS, ROWS
+from workbench.cpu.attend import GROUP
+from workbench.cpu.pool import DimPool
+from workbench.cpu.turns import Turns
+from workbench.forward import ForwardBatch
+from workbench.model.shape import ModelShape
+
+Words = NDArray[np.int64]
+LINE = 64
+
+
+@dataclass(slots=True, eq=False)
+class Workspace:
+    """Buffers of the step, grown when a batch wants more and kept between steps."""
+
+    buffers: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def room(self, name: str, size: int) -> int:
+        """Address of a buffer of at least `size` bytes, on a cache line."""
+        held = self.buffers.get(name)
+        if held is None or len(held) < size + LINE:
+            held = self.buffers[name] = np.zeros(size + size // 2 + LINE, np.uint8)
+        start = int(held.ctypes.data)
+        return start + -start % LINE
+
+
+@dataclass(slots=True, eq=False)
+class StepPlan:
+    """One step's plan. Keeps alive what its addresses point at."""
+
+    words: Words
+    run: int  # layers
+    logits: Tensor  # [R, V padded to tiles]
+    normed: Tensor  # [R + S, M], final norm of the wanted rows; S only where layer -1 is asked for
+    hidden: dict[int, Tensor]
+    held: list[object]
+
+    @property
+    def address(self) -> int:
+        return int(self.words.ctypes.data)
+
+
+def check(batch: ForwardBatch, pool: DimPool, vocabulary: int) -> None:
+    """Addresses are made from these numbers, so they must be right. Raises ValueError."""
+    layout = pool.layout
+    for name, values, limit in (
+        ("token_ids", batch.token_ids, vocabulary), ("slots", batch.slots, layout.slots),
+        ("block_tables", batch.block_tables, layout.pages),
+        ("kv_lens", batch.kv_lens, batch.block_tables.shape[1] * layout.page_size + 1),
+    ):  # fmt: skip
+        given: Words = values.numpy()
+        if given.size and not 0 <= int(given.min()) <= int(given.max()) < limit:
+            raise ValueError(
+                f"{name}: wanted values of 0 to {limit - 1}, got {int(given.min())} to "
+                f"{int(given.max())}"
+            )
+
+
+class Planner:
+    """Makes plans for one net over one kind of pool."""
+
+    def __init__(self, shape: ModelShape, static: Words, turns: Turns, threads: int) -> None:
+        self.shape, self.turns, self.threads = shape, turns, threads
+        self.space = Workspace()
+        self._static = static
+        self._zeros = np.zeros(ROWS * 4 * 2, np.uint8)
+        self._barrier = np.zeros(32, np.int64)
+
+    def plan(
+        self, batch: ForwardBatch, pool: DimPool, adapters: Mapping[str, NativeAdapter]
+    ) -> StepPlan:
+        words = self._static.copy()
+        plan = StepPlan(words, self.shape.layers, torch.empty(0), torch.empty(0), {}, [batch, pool])
+        self._pool(words, pool)
+        self._tokens(plan, batch)
+        self._reads(plan, batch, pool)
+        self._adapters(plan, batch, adapters)
+        exits = self._events(plan, batch)
+        self._outputs(plan, batch, exits)
+        self._room(words, batch.tokens)
+        return plan
+
+    def projection(self, hidden: Tensor, normed: bool) -> StepPlan:
+        """A plan of no layers: logits of residual states."""
+        words = self._static.copy()
+        rows = hidden.float().contiguous()
+        plan = StepPlan(words, 0, torch.empty(0), torch.empty(0), {}, [rows])
+        wanted = rows.data_ptr() + np.arange(len(rows), dtype=np.int64) * self.shape.width * 4
+        if normed:
+            words[f.FINAL_NORM] = 0
+        self._wanted(plan, wanted, len(rows))
+        self._room(words, max(1, len(rows)))
+        words[f.RUN] = 0
+        return plan
+
+    # parts of a plan
+
+    def _pool(self, words: Words, pool: DimPool) -> None:
+        at, size = pool.layout, pool.layout.dtype.itemsize
+        head = at.head_dim * at.page_size * size
+        words[f.K_POOL], words[f.V_POOL] = pool.k.data_ptr(), pool.v.data_ptr()
+        words[f.HEAD_BYTES], words[f.PAGE_BYTES] = head, head * at.kv_heads
+        words[f.LAYER_BYTES] = head * at.kv_heads * at.pages
+        words[f.SLOTS] = at.page_size
+
+    def _room(self, words: Words, tokens: int) -> None:
+        """Addresses of the buffers, for the step's sizes."""
+        s, space = self.shape, self.space
+        wide = max(s.width, s.heads * s.head_dim, s.ffn)
+        qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
+        rows = max(tokens, int(words[f.WANTED_ROWS]))
+        words[f.NORMED] = space.room("normed", tokens * wide * 4)
+        words[f.QKV_OUT] = space.room("qkv", tokens * qkv * 4)
+        words[f.ATTENDED] = space.room("attended", tokens * s.heads * s.head_dim * 4)
+        words[f.HIDDEN] = space.room("hidden", tokens * s.ffn * 4)
+        words[f.PANEL] = space.room("panel", rows * wide // COLS * RECORD)
+        scratch = max(2 * PANEL * ROWS, GROUP * s.head_dim) * 4 + LINE
+        scratch += -scratch % LINE
+        words[f.SCRATCH] = space.room("scratch", scratch * self.threads)
+        words[f.SCRATCH_BYTES] = scratch
+        words[f.ZEROS] = self._zeros.ctypes.data
+        words[f.BARRIER] = self._barrier.ctypes.data + -self._barrier.ctypes.data % LINE
+        words[f.THREADS] = self.threads
+
+    def _tokens(self, plan: StepPlan, batch: ForwardBatch) -> None:
+        words, tokens = plan.words, batch.tokens
+        ids, slots = _words(batch.token_ids), _words(batch.slots)
+        vectors = np.zeros(tokens, np.int64)
+        if batch.vectors is not None and batch.vector_rows is not None:
+            given = batch.vectors.float().contiguous()
+            steps = np.arange(len(given), dtype=np.int64) * self.shape.width * 4
+            vectors[batch.vector_rows.numpy()] = given.data_ptr() + steps
+            plan.held.append(given)
+        words[f.TOKENS] = tokens
+        words[f.X] = self.space.room("x", tokens * self.shape.width * 4)
+        words[f.TOKEN_IDS], words[f.SLOT_OF] = ids.ctypes.data, slots.ctypes.data
+        words[f.VECTOR_OF] = vectors.ctypes.data
+        plan.held += [ids, slots, vectors]
+
+    def _reads(self, plan: StepPlan, batch: ForwardBatch, pool: DimPool) -> None:
+        """Which entries each token reads, and the turns of q and k."""
+        words, tokens = plan.words, batch.tokens
+        starts, lens = batch.query_start.numpy(), batch.kv_lens.numpy()
+        tables = np.ascontiguousarray(batch.block_tables.numpy())
+        positions = _words(batch.positions)
+        row_of = np.repeat(np.arange(batch.rows), np.diff(starts))
+        own = np.empty((tokens, f.SEGMENT_WORDS), np.int64)
+        own[:, f.SEGMENT_TABLE] = tables.ctypes.data + row_of * tables.shape[1] * 8
+        own[:, f.SEGMENT_START] = 0
+        own[:, f.SEGMENT_STOP] = lens[row_of] - (starts[row_of + 1] - 1 - np.arange(tokens))
+        bounds = np.arange(tokens + 1, dtype=np.int64)
+        segments, longest = own, int(lens.max(initial=0))
+        shifts = np.zeros(tokens, np.int64)
+        if any(batch.attached):
+            segments, bounds, shifts, longest = self._attached(plan, batch, own, row_of)
+        cos, sin = self.turns.addresses(
+            np.concatenate([positions, np.repeat(positions, np.diff(bounds)) - shifts])
+        )
+        segments[:, f.SEGMENT_COS], segments[:, f.SEGMENT_SIN] = cos[tokens:], sin[tokens:]
+        words[f.COS_OF], words[f.SIN_OF] = cos.ctypes.data, sin.ctypes.data
+        words[f.SEGMENTS], words[f.SEGMENT_OF] = segments.ctypes.data, bounds.ctypes.data
+        stride = -(-longest * 4 // LINE) * LINE + LINE
+        words[f.SCORE_STRIDE] = stride
+        words[f.SCORES] = self.space.room("scores", stride * GROUP * self.threads)
+        plan.held += [tables, segments, bounds, cos, sin]
+
+    def _attached(
+        self, plan: StepPlan, batch: ForwardBatch, own: Words, row_of: Words
+    ) -> tuple[Words, Words, Words, int]:
+        """Each token's own entries first, then the row's segments in order."""
+        others: list[Words] = []
+        shifts: list[list[int]] = []
+        for row in batch.attached:
+            pages = [np.array(s.pages, np.int64) for s in row]
+            plan.held += pages
+            lines = [(p.ctypes.data, s.start, s.stop, 0, 0) for p, s in zip(pages, row, strict=True)]
+            others.append(np.array(lines, np.int64).reshape(-1, f.SEGMENT_WORDS))
+            shifts.append([0, *(s.shift for s in row)])
+        parts = [
+            part for t, row in enumerate(row_of) for part in (own[t : t + 1], others[row])
+        ]
+        segments = np.concatenate(parts)
+        counts = [len(shifts[row]) for row in row_of]
+        sizes = segments[:, f.SEGMENT_STOP] - segments[:, f.SEGMENT_START]
+        bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        totals = np.add.reduceat(sizes, bounds[:-1])
+        flat = np.array([shift for row in row_of for shift in shifts[row]], np.int64)
+        return segments, bounds, flat, int(totals.max())
+
+    def _adapters(
+        self, plan: StepPlan, batch: ForwardBatch, adapters: Mapping[str, NativeAdapter]
+    ) -> None:
+        words, tokens = plan.words, batch.tokens
+        of, scale = np.zeros(tokens, np.int64), np.zeros(tokens, np.float32)
+        rank = 0
+        starts = batch.query_start.tolist()
+        for row, override in enumerate(batch.overrides):
+            if override.adapter is not None and override.scale != 0.0:
+                adapter = adapters[override.adapter]
+                of[starts[row] : starts[row + 1]] = adapter.address
+                scale[starts[row] : starts[row + 1]] = override.scale
+                rank = max(rank, adapter.rank)
+        words[f.ADAPTED] = int(rank > 0)
+        words[f.ADAPTER_OF], words[f.ADAPTER_SCALE] = of.ctypes.data, scale.ctypes.data
+        words[f.SMALL_BYTES] = rank * 4
+        words[f.SMALL] = self.space.room("small", tokens * rank * 4)
+        plan.held += [of, scale]
+
+    def _events(self, plan: StepPlan, batch: ForwardBatch) -> dict[int, int]:
+        """Steering, early exits and hidden states; returns where exiting tokens' rows are kept."""
+        shape = self.shape
+        exits: dict[int, int] = {}
+        events: list[tuple[int, int, int, int]] = []  # layer, kind, token, address
+        starts = batch.query_start.tolist()
+        for row, override in enumerate(batch.overrides):
+            span = range(starts[row], starts[row + 1])
+            for steer in override.steering:
+                vector = steer.vector.float().contiguous()
+                plan.held.append(vector)
+                events += [(steer.layer, f.ADD, t, vector.data_ptr()) for t in span]
+            if override.exit_layer is not None and override.exit_layer < shape.layers:
+                exits |= {t: override.exit_layer for t in span}
+        if len(exits) == batch.tokens and exits:
+            plan.run = max(exits.values())
+        base = self.space.room("exits", len(exits) * shape.width * 4)
+        places = {t: base + n * shape.width * 4 for n, t in enumerate(exits)}
+        hidden = batch.hidden_rows.tolist()
+        for layer in batch.hidden_layers:
+            if 0 <= layer < plan.run:
+                kept = plan.hidden[layer] = torch.empty(len(hidden), shape.width)
+                events += [
+                    (layer, f.KEEP, t, kept.data_ptr() + n * shape.width * 4)
+                    for n, t in enumerate(hidden)
+                ]
+        events += [(exits[t] - 1, f.KEEP, t, place) for t, place in places.items()]
+        self._put_events(plan, events)
+        return places
+
+    def _put_events(self, plan: StepPlan, events: list[tuple[int, int, int, int]]) -> None:
+        events.sort(key=lambda event: event[0])  # stable: vectors are added before rows are kept
+        table = np.array([event[1:] for event in events], np.int64).reshape(-1, f.EVENT_WORDS)
+        layers = [event[0] for event in events]
+        bounds = np.searchsorted(layers, np.arange(self.shape.layers + 1)).astype(np.int64)
+        plan.words[f.EVENTS], plan.words[f.EVENT_OF] = table.ctypes.data, bounds.ctypes.data
+        plan.words[f.RUN] = plan.run
+        plan.held += [table, bounds]
+
+    def _outputs(self, plan: StepPlan, batch: ForwardBatch, exits: dict[int, int]) -> None:
+        rows = batch.logit_rows
+        wanted = torch.cat([rows, batch.hidden_rows]) if -1 in batch.hidden_layers else rows
+        start, step = int(plan.words[f.X]), self.shape.width * 4
+        places = np.array([exits.get(t, start + t * step) for t in wanted.tolist()], np.int64)
+        self._wanted(plan, places, len(rows))
+
+    def _wanted(self, plan: StepPlan, places: Words, logits: int) -> None:
+        """Rows at these addresses through the final norm, and the first `logits` through the head."""
+        words = plan.words
+        padded = -(-self.shape.vocabulary // ROWS) * ROWS
+        plan.logits = torch.empty(logits, padded)
+        plan.normed = torch.empty(len(places), self.shape.width)
+        words[f.WANTED_NORMED] = plan.normed.data_ptr()
+        words[f.WANTED], words[f.WANTED_ROWS] = places.ctypes.data, len(places)
+        words[f.LOGITS], words[f.LOGIT_ROWS] = plan.logits.data_ptr(), logits
+        words[f.LOGIT_STRIDE] = padded * 4
+        plan.held.append(places)
+
+
+def _words(values: Tensor) -> Words:
+    return np.ascontiguousarray(values.numpy(), np.int64)
