@@ -5,11 +5,12 @@ import math
 from torch import Tensor
 
 from kernels_cupy.errors import need
-from kernels_cupy.launch import Instance, LaunchPlan, elem, f32, i32, kernel, shared_limit
+from kernels_cupy.launch import Instance, LaunchPlan, elem, f32, has_wgmma, i32, kernel, shared_limit
 from kernels_cupy.paged_attention import HEAD_DIMS
 from kernels_cupy.plan import AttentionPlan
 
 WARPS = 4
+WGMMA_DIMS = (64, 128)  # of Hopper's variant, whose tiles also have 128 query rows
 
 
 def settings(head_dim: int, limit: int) -> dict[str, int]:
@@ -37,6 +38,11 @@ INSTANCES = tuple(
     for d in HEAD_DIMS
     for limit, archs in ((163 << 10, ("sm_80", "sm_90a")), (99 << 10, ("sm_120",)))
 )
+INSTANCES += tuple(
+    Instance("extend_attention_wgmma", "extend_attention_wgmma", {"ELEM": e, "HEAD_DIM": d}, ("sm_90a",))
+    for e in (0, 1)
+    for d in WGMMA_DIMS
+)
 
 
 def extend_attention(
@@ -56,9 +62,14 @@ def extend_attention(
     kv_heads = k.shape[1]
     need(dim in HEAD_DIMS, f"head_dim of {HEAD_DIMS} (others: ops='cpu')", dim)
     need(q.is_contiguous() and k.is_contiguous() and v.is_contiguous(), "packed tensors", q, k, v)
-    s = settings(dim, shared_limit(q.device))
-    kernel("extend_attention", "extend_attention", q.device, ELEM=elem(q.dtype), **s)(
-        LaunchPlan((plan.tiles.shape[0], kv_heads, 1), 32 * WARPS, shared_bytes(s)),
+    if dim in WGMMA_DIMS and has_wgmma(q.device):
+        launch = LaunchPlan((plan.tiles.shape[0], kv_heads, 1), 256, 1024 + 5 * 128 * dim * 2)
+        name, s = "extend_attention_wgmma", {"HEAD_DIM": dim}
+    else:
+        name, s = "extend_attention", settings(dim, shared_limit(q.device))
+        launch = LaunchPlan((plan.tiles.shape[0], kv_heads, 1), 32 * WARPS, shared_bytes(s))
+    kernel(name, name, q.device, ELEM=elem(q.dtype), **s)(
+        launch,
         q, k, v, out, plan.tables, plan.tiles, i32(plan.tables.shape[1]),
         i32(page_size.bit_length() - 1), i32(kv_heads), i32(heads // kv_heads),
         f32(scale * math.log2(math.e)), i32(window or 0),

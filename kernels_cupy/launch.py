@@ -16,6 +16,7 @@ from kernels_cupy.errors import KernelError, need
 
 ARCHS = ("sm_80", "sm_90a", "sm_120")
 ELEM = {torch.bfloat16: 0, torch.float16: 1}  # -DELEM of dtype.cuh
+EMULATE_WGMMA = False  # set by tests: which variant a CPU device runs
 i32, i64, f32 = np.int32, np.int64, np.float32
 
 
@@ -76,6 +77,13 @@ def shared_limit(device: torch.device) -> int:
     if device.type == "cpu":
         return 227 << 10
     return int(_properties(device.index or 0).shared_memory_per_block_optin)
+
+
+def has_wgmma(device: torch.device) -> bool:
+    """Hopper's warpgroup products; the emulator has them too, on request."""
+    if device.type == "cpu":
+        return EMULATE_WGMMA
+    return bool(_properties(device.index or 0).major == 9)
 
 
 @cache

@@ -85,7 +85,7 @@ def _launch(
 ) -> None:
     dim, kv_heads = q.shape[2], k.shape[1]
     s = settings(dim, launch.width, shared_limit(q.device))
-    blocks = multiprocessors(q.device) * s["RESIDENT"]
+    blocks = max(multiprocessors(q.device) * s["RESIDENT"] // kv_heads, 1) * kv_heads
     rows = 2 * blocks * launch.width
     items = launch.items.shape[0]
     kernel("paged_attention", "paged_attention", q.device, ELEM=elem(q.dtype), **s)(

@@ -2,9 +2,10 @@
 // segments. Reads each KV entry of an item once: 2 * D elements an entry and KV head.
 //
 // Work is a list of items. An item is a range of entries of one block table and the query tokens that
-// read it; its tiles of TILE entries, over all KV heads, are units, and block c of G takes the units
-// [c * T / G, (c + 1) * T / G): equal KV entries whatever the requests' lengths. An item's head that
-// straddles blocks leaves partial results; the last block to arrive merges them in the order of entries.
+// read it, in tiles of TILE entries. There are G lanes of H blocks, a block a KV head, so that the heads of
+// an entry, which lie side by side, are read at about the same time; lane c takes the tiles
+// [c * T / G, (c + 1) * T / G) of all items: equal KV entries whatever the requests' lengths. An item that
+// straddles lanes leaves partial results; the last block to arrive merges them in the order of entries.
 //
 // Within a tile each warp owns 16 entries and loads them for itself (cp.async, STAGES deep), so the main
 // loop has no block barrier. Products are transposed: S^T = K Q^T and O^T = V^T P^T, entries or head_dim
@@ -29,7 +30,7 @@
 #define RESIDENT 2
 #endif
 #ifndef MIN_TILES  // a block takes at least so many
-#define MIN_TILES 2
+#define MIN_TILES 6
 #endif
 #include "common/vector.cuh"
 #include "common/warp.cuh"
@@ -223,9 +224,10 @@ __device__ __forceinline__ void attend(const Work& w, const Warp& me, const Item
     copy_wait<0>();
 }
 
-// where block results of the segment that begins at unit `begin` lie: a block has at most two that straddle
-__device__ __forceinline__ int partial_slot(i64 block, i64 begin, i64 units, i64 blocks) {
-    return int(2 * block + (block * units / blocks < begin ? 1 : 0));
+// where the partial result of lane `c` lies, of an item that begins at tile `begin`: a block has at most
+// two that straddle, the one that it begins with and the one that it ends with
+__device__ __forceinline__ i64 partial_slot(const Work& w, int head, int c, int begin, int tiles, int lanes) {
+    return 2 * (i64(c) * w.kv_heads + head) + (int(i64(c) * tiles / lanes) < begin ? 1 : 0);
 }
 
 __device__ __forceinline__ void write_row(const Work& w, const Item& item, int head, int r, int d, float4 o,
@@ -252,33 +254,30 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
     int group, float scale_log2) {
     DYNAMIC_SHARED(shared);
     __shared__ float tops[WARPS][ROWS], sums[WARPS][ROWS];
-    __shared__ int first[ROWS], limit[ROWS], is_last;
+    __shared__ int first[ROWS], limit[ROWS], is_last, at_item;
     const Work w{q,        k,         v,           out,       tables,   prefix, items,     rows, turns, partial, stats,
                  part,     part_lse,  counters,    item_count, table_width, page_log2, kv_heads, group, scale_log2};
-    const i64 units = i64(prefix[item_count]) * kv_heads;
-    if (units == 0) return;
-    const i64 blocks = min(int(gridDim.x), max(1, int(units / MIN_TILES)));
-    if (blockIdx.x >= blocks) return;
-    i64 u = blockIdx.x * units / blocks;
-    const i64 end = (blockIdx.x + 1) * units / blocks;
+    const int all = prefix[item_count];  // tiles
+    const int lanes = min(int(gridDim.x) / kv_heads, max(1, all / MIN_TILES));
+    const int place = blockIdx.x / kv_heads;
+    if (place >= lanes || all == 0) return;
+    int u = int(i64(place) * all / lanes);
+    const int end = int(i64(place + 1) * all / lanes);
     Warp me;
-    me.lane = threadIdx.x % 32, me.warp = threadIdx.x / 32;
+    me.lane = threadIdx.x % 32, me.warp = threadIdx.x / 32, me.head = blockIdx.x % kv_heads;
     me.stage = reinterpret_cast<elem*>(shared) + me.warp * STAGES * STAGE;
     float* mine = reinterpret_cast<float*>(me.stage);  // [ROWS, D], once the ring has drained
     const int row_chunks = HEAD_DIM / 4;
+    for (int i = threadIdx.x; i < item_count; i += 32 * WARPS)
+        if (prefix[i] <= u && u < prefix[i + 1]) at_item = i;
+    __syncthreads();
 
-    while (u < end) {
-        int below = 0, above = item_count;  // prefix[below] * H <= u < prefix[above] * H
-        while (above - below > 1) {
-            const int middle = (below + above) / 2;
-            if (i64(prefix[middle]) * kv_heads <= u) below = middle;
-            else above = middle;
-        }
-        const Item item = items[below];
-        const int tiles = prefix[below + 1] - prefix[below];
-        const int inside = int(u - i64(prefix[below]) * kv_heads);
-        const int tile = inside % tiles, count = int(end - u < tiles - tile ? end - u : tiles - tile);
-        me.head = inside / tiles, me.lo = item.lo, me.hi = item.hi;
+    for (int index = at_item; u < end; index++) {
+        const Item item = items[index];
+        const int begin = prefix[index], tiles = prefix[index + 1] - begin, tile = u - begin;
+        const int count = min(end - u, tiles - tile);
+        if (count == 0) continue;
+        me.lo = item.lo, me.hi = item.hi;
         me.table = tables + i64(item.table) * table_width;
         const int live = item.tokens * group;
         if (threadIdx.x < ROWS) {
@@ -311,10 +310,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
             }
         __syncthreads();
 
-        const i64 begin = u - tile, last_unit = begin + tiles - 1;
-        const i64 block0 = ((begin + 1) * blocks - 1) / units, block1 = ((last_unit + 1) * blocks - 1) / units;
-        const int pieces = int(block1 - block0) + 1;
-        const i64 slot = partial_slot(blockIdx.x, begin, units, blocks);
+        const int lane0 = int((i64(begin + 1) * lanes - 1) / all);
+        const int pieces = int((i64(begin + tiles) * lanes - 1) / all) - lane0 + 1;
+        const i64 slot = partial_slot(w, me.head, place, begin, all, lanes);
         for (int i = threadIdx.x; i < live * row_chunks; i += 32 * WARPS) {
             const int r = i / row_chunks, d = 4 * (i % row_chunks);
             float top = NEVER, sum = 0.f;
@@ -340,7 +338,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
         if (pieces > 1) {
             __threadfence();
             __syncthreads();
-            if (threadIdx.x == 0) is_last = arrive_last(counters + below * kv_heads + me.head, pieces);
+            if (threadIdx.x == 0) is_last = arrive_last(counters + index * kv_heads + me.head, pieces);
             __syncthreads();
             if (is_last) {
                 __threadfence();
@@ -350,7 +348,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
                     float4 x = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll 8
                     for (int p = 0; p < pieces; p++) {
-                        const i64 at = i64(partial_slot(block0 + p, begin, units, blocks)) * ROWS + r;
+                        const i64 at = partial_slot(w, me.head, lane0 + p, begin, all, lanes) * ROWS + r;
                         const float2 s = load_coherent(reinterpret_cast<const float2*>(stats + at * 2));
                         const float4 y = load_coherent(reinterpret_cast<const float4*>(partial + at * HEAD_DIM + d));
                         const float higher = fmaxf(top, s.x), base = higher == NEVER ? 0.f : higher;

@@ -183,6 +183,9 @@ inline uint16_t bits(float f) { return bf16_bits(f); }
 #define gridDim emulate::grid
 #define DYNAMIC_SHARED(name) unsigned char* name = static_cast<unsigned char*>(emulate::dynamic_shared())
 
+inline unsigned char* aligned_shared(unsigned char* p, u32 to) {
+    return p + (0 - reinterpret_cast<uintptr_t>(p)) % to;
+}
 inline void __syncthreads() { emulate::block_barrier(); }
 inline void __syncwarp(unsigned = ~0u) { int x = 0; emulate::warp_exchange(&x, 4); }
 inline void __threadfence() {}
@@ -297,6 +300,55 @@ inline void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
         }
     }
     for (int i = 0; i < 4; i++) d[i] = sum[i];
+}
+// warpgroup products, done when issued
+struct Matrix { uintptr_t p; u32 lead, stride; };
+inline Matrix matrix(const void* p, u32 lead, u32 stride) { return {reinterpret_cast<uintptr_t>(p), lead, stride}; }
+inline Matrix advanced(Matrix m, u32 bytes) { m.p += bytes; return m; }
+inline void wgmma_fence() {}
+inline void wgmma_commit() {}
+template <int LEFT> inline void wgmma_wait() {}
+inline void products_see_shared() {}
+template <int COUNT> inline void hold(float (&)[COUNT]) {}
+namespace emulate {
+inline float swizzled_value(uintptr_t at) {
+    uint16_t h;
+    std::memcpy(&h, reinterpret_cast<void*>(at ^ (at >> 7 & 7) << 4), 2);
+    return value(h);
+}
+inline float by_row(const Matrix& m, int row, int k) { return swizzled_value(m.p + row / 8 * m.stride + row % 8 * 128 + 2 * k); }
+inline float by_column(const Matrix& m, int k, int n) {
+    return swizzled_value(m.p + n / 64 * m.lead + k / 8 * m.stride + k % 8 * 128 + n % 64 * 2);
+}
+template <int COUNT, class B>
+inline void wgmma(float (&d)[COUNT], const float (&a)[2][16], bool add, B b) {
+    const int lane = now->index % 32;
+    for (int i = 0; i < COUNT; i++) {
+        float sum = add ? d[i] : 0.f;
+        for (int k = 0; k < 16; k++) sum += a[i / 2 % 2][k] * b(k, i / 4 * 8 + 2 * (lane % 4) + i % 2);
+        d[i] = sum;
+    }
+}
+}  // namespace emulate
+template <int COUNT> inline void wgmma(float (&d)[COUNT], Matrix a, Matrix b, bool add) {
+    const int lane = emulate::now->index % 32, warp = emulate::now->index / 32 % 4;
+    float rows[2][16];
+    for (int h = 0; h < 2; h++)
+        for (int k = 0; k < 16; k++) rows[h][k] = emulate::by_row(a, 16 * warp + 8 * h + lane / 4, k);
+    emulate::wgmma(d, rows, add, [&](int k, int n) { return emulate::by_row(b, n, k); });
+    __syncwarp();
+}
+template <int COUNT> inline void wgmma(float (&d)[COUNT], const u32 (&a)[4], Matrix b, bool add) {
+    const int lane = emulate::now->index % 32;
+    unsigned char(*room)[32] = emulate::warp_exchange(a, 16);
+    float rows[2][16];
+    for (int h = 0; h < 2; h++)
+        for (int k = 0; k < 16; k++) {
+            u32 x;
+            std::memcpy(&x, room[lane / 4 * 4 + k % 8 / 2] + 4 * (2 * (k / 8) + h), 4);
+            rows[h][k] = k & 1 ? emulate::value(uint16_t(x >> 16)) : emulate::value(uint16_t(x));
+        }
+    emulate::wgmma(d, rows, add, [&](int k, int n) { return emulate::by_column(b, k, n); });
 }
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float low_half(u32 x) { return emulate::value(uint16_t(x)); }

@@ -15,6 +15,11 @@ __device__ __forceinline__ u32 shared_address(const void* p) {
     return static_cast<u32>(__cvta_generic_to_shared(p));
 }
 
+// `name`, rounded up to a multiple of `to` bytes as shared memory counts
+__device__ __forceinline__ unsigned char* aligned_shared(unsigned char* name, u32 to) {
+    return name + (0u - shared_address(name)) % to;
+}
+
 // 16 bytes from global to shared memory; with `live` false the 16 bytes are zeroed, nothing is read
 __device__ __forceinline__ void copy16_async(void* to, const void* from, bool live) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),

@@ -71,3 +71,24 @@ def distance(got: Tensor, want: Tensor) -> float:
     if got.shape[0] == 0:
         return 0.0
     return float(((got - want).norm(dim=1) / want.norm(dim=1).clamp_min(1e-6)).max())
+
+
+def route(logits: Tensor, k: int, normalise: bool) -> tuple[Tensor, Tensor]:
+    """The k largest by (probability descending, id ascending)."""
+    p = logits.double().softmax(-1)
+    experts = torch.stack(
+        [torch.tensor(sorted(range(len(row)), key=lambda e: (-row[e], e))[:k]) for row in p.tolist()]
+    )
+    weights = p.cpu().gather(1, experts)
+    return experts, weights / weights.sum(1, keepdim=True) if normalise else weights
+
+
+def expert_mlp(
+    x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
+) -> Tensor:
+    out = torch.zeros(x.shape, dtype=torch.float64)
+    for t in range(x.shape[0]):
+        for e, w in zip(experts[t].tolist(), weights[t].tolist(), strict=True):
+            inner = silu_mul(gate_up[e].double().cpu() @ x[t].double().cpu())
+            out[t] += w * (down[e].double().cpu() @ inner)
+    return out
