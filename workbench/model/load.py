@@ -154,8 +154,8 @@ def load_model(
     """Load a model for use through the torch decoder.
 
     `model` is a catalogue name, a folder, a GGUF file, a hub id, or what `open_model` gave; `dtype`
-    auto, fp32, bf16, fp16; `weights` auto, "as loaded", "bf16 prepacked", "int4"; `threads` for torch
-    (None: leave as is). Raises ModelError, and ValueError for a backend that this machine has not.
+    auto, fp32, bf16, fp16; `weights` auto, "as loaded", "bf16 prepacked", "int4"; `threads` for
+    torch (None: leave as is). Raises ModelError, and ValueError for a backend not here.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -21,7 +21,7 @@ class ReferencePlan:
 
     def slot(self, pages: Sequence[int], entry: int) -> int:
         size = self.pool.layout.page_size
-        return pages[entry // size] * size + entry % size
+        return int(pages[entry // size] * size + entry % size)
 
 
 class ReferenceLinear:

@@ -53,5 +53,6 @@ def disagreement(got: Tensor, want: Tensor, tolerance: Tolerance) -> str | None:
     first = tuple(bad.nonzero()[0].tolist())
     return (
         f"{int(bad.sum())} of {bad.numel()} differ; first at {list(first)}: "
-        f"got {got[first].item()!r}, want {want[first].item()!r} (atol {tolerance.atol:g}, rtol {tolerance.rtol:g})"
+        f"got {got[first].item()!r}, want {want[first].item()!r} "
+        f"(atol {tolerance.atol:g}, rtol {tolerance.rtol:g})"
     )
