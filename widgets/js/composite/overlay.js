@@ -16,10 +16,7 @@ export function drawOverlay(view) {
   const overview = view.lane("overview");
   if (overview) window(g, overview, axis, theme, w);
   const x = axis.xEnd(ctx.step);
-  if (!ctx.live && x < w) {
-    g.fillStyle = css(theme.ground, 0.68); // the future
-    g.fillRect(Math.max(0, x), top, w - Math.max(0, x), h - top);
-  }
+  if (!ctx.live && x < w) veilFuture(g, view, Math.max(0, x), w);
   if (ctx.members) selection(g, view, w);
   if (view.state.span) brush(g, view, w, h, top);
   if (view.preview) preview(g, view, x, w);
@@ -31,6 +28,12 @@ export function drawOverlay(view) {
     hovered(g, view, hover.node);
   }
   if (x >= -1 && x <= w + 1) cursor(g, view, x, w, h, ruler);
+}
+
+/** The tree draws its own future pale; over the other lanes lies a veil, so that scrubbing leaves them alone. */
+function veilFuture(g, { lanes, theme }, x, w) {
+  g.fillStyle = css(theme.ground, 0.68);
+  for (const l of lanes) if (l.name !== "tree" && l.name !== "ruler" && l.name !== "overview") g.fillRect(x, l.top, w - x, l.h);
 }
 
 function cursor(g, view, x, w, h, ruler) {

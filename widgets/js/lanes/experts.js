@@ -91,7 +91,7 @@ export class ExpertsLane {
     }
     let sum = 0;
     for (let l = 0; l < layers; l++) sum += busiest(load, l * experts, experts);
-    return [`${(sum / layers).toFixed(1)}\u2009\u00d7 mean`, `${layers} layers, last 64`];
+    return [`${(sum / layers).toFixed(1)}\u2009\u00d7 mean`, `${layers} layers`];
   }
 
   describe({ run }) {

@@ -228,7 +228,7 @@ function threads(g, w, { run, theme, axis, members }, Y) {
     g.lineTo(x + 4, 0);
     g.lineTo(x, 5);
     g.fill();
-    g.fillStyle = css(colour, 0.42);
+    g.fillStyle = css(colour, 0.34);
     g.fillRect(x - 1, 5, 2, Math.max(0, Y(prunes.before[i]) - 6));
   }
 }

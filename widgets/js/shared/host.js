@@ -26,9 +26,9 @@ export function connect(view, model, signal) {
     for (const [key, value] of Object.entries(patch)) model.set(key, value);
     model.save_changes();
   };
-  view.engine.cursor = (cursor) => save({ cursor });
+  view.engine.cursor = (cursor) => save({ at: cursor });
   view.engine.unit = (axis) => save({ axis });
-  view.engine.selection = (selection) => save({ selection });
+  view.engine.selection = (selection) => save({ picks: selection });
 
   on("msg:custom", (message, buffers = []) => {
     if (message?.wire) return receive(view, model, message, buffers[0]);
@@ -39,12 +39,12 @@ export function connect(view, model, signal) {
     else if (message?.kind === "error") view.say({ kind: "bad", words: message.text });
   });
   const pull = () => {
-    const { node = -1, span = null } = model.get("selection") ?? {};
-    view.store.set({ step: model.get("cursor") ?? null, unit: model.get("axis") ?? "tokens", node, span });
+    const { node = -1, span = null } = model.get("picks") ?? {};
+    view.store.set({ step: model.get("at") ?? null, unit: model.get("axis") ?? "tokens", node, span });
     view.el.root.dataset.wbTheme = model.get("theme") || "";
     if (!model.get("theme")) delete view.el.root.dataset.wbTheme;
   };
-  for (const name of ["cursor", "axis", "selection", "theme"]) on(`change:${name}`, pull);
+  for (const name of ["at", "axis", "picks", "theme"]) on(`change:${name}`, pull);
   on("comm_live_update", () => {
     view.gone = model.comm_live === false;
     if (view.gone) setEngine(view, { here: false, why: "the kernel stopped; pause, prune and fork need a live engine" });

@@ -1,0 +1,37 @@
+"""Pictures of a run that drive it. `Composite(trace)` shows all lanes over one axis.
+
+from widgets import Composite
+Composite(workbench.load_trace("run.wbt"))
+"""
+
+from widgets.base import WorkbenchWidget, link
+from widgets.composite import Composite
+from widgets.expert_routing import ExpertRouting
+from widgets.formatters import card, register
+from widgets.forms import form
+from widgets.kv_pages import KVPages, MemoryOverTime
+from widgets.outline import Outline
+from widgets.page import render_page
+from widgets.reasoning_tree import ReasoningTree
+from widgets.timeline import Steps, Tokens
+from workbench.trace.trace import Trace
+
+__all__ = [
+    "Composite",
+    "ExpertRouting",
+    "KVPages",
+    "MemoryOverTime",
+    "Outline",
+    "ReasoningTree",
+    "Steps",
+    "Tokens",
+    "WorkbenchWidget",
+    "card",
+    "form",
+    "link",
+    "register",
+    "render_page",
+]
+
+Trace.viewer = Composite
+register()
