@@ -118,7 +118,6 @@ class Recorder:
 
     def _begun(self, event: RunStarted) -> bool:
         self._started = self._clock()
-        self._tell(event.step, event.eos)
         return True
 
     def _named(self, event: TokenKnown) -> bool:

