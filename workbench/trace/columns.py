@@ -112,7 +112,7 @@ class Texts:
         return self.values[rows] if isinstance(rows, slice) else [self.values[row] for row in rows]
 
 
-class Table(Mapping[str, "NDArray[Any] | list[str] | list[bytes]"]):
+class Table(Mapping[str, Any]):
     """Columns of equal length. `table["born"]` is a copy, an array or a list of texts."""
 
     def __init__(self, name: str) -> None:
@@ -146,11 +146,9 @@ class Table(Mapping[str, "NDArray[Any] | list[str] | list[bytes]"]):
         assert isinstance(found, Numbers), f"{self.name}.{name} is a column of texts"
         return found
 
-    def __getitem__(self, column: str) -> NDArray[Any] | list[str] | list[bytes]:
+    def __getitem__(self, column: str) -> Any:
         found = self.columns[column]
-        if isinstance(found, Texts) and found.dtype == "str":
-            return [value.decode("utf-8", "replace") for value in found.values]
-        return found.take(slice(None))
+        return self.texts(column) if found.dtype == "str" else found.take(slice(None))
 
     def numbers(self, column: str) -> NDArray[Any]:
         """A copy of a column of numbers."""

@@ -27,6 +27,7 @@ class Trace:
         self.lost_bytes = found.lost_bytes
         self._scan = found
         self._tables: Tables | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Trace":
@@ -84,9 +85,14 @@ class Trace:
             self._tables.meta["live"] = False
         return self._tables
 
+    def frozen(self) -> Tables:
+        """Tables of this moment that nobody changes any more."""
+        return self.tables()
+
     def delta(self, since: int | None) -> Delta:
         """What a view that has seen revision `since` lacks; a finished trace has one revision."""
-        return self.tables().delta(since)
+        with self._lock:
+            return self.tables().delta(since)
 
     def show(self) -> object:
         """The composite view of this trace. Needs `import widgets`."""
@@ -136,6 +142,9 @@ class LiveTrace(Trace):
             return TableBuilder().apply(e for e in self._store.since(0) if e.step <= at)
         with self._lock:
             return self._caught_up()
+
+    def frozen(self) -> Tables:
+        return TableBuilder().apply(self._store.since(0))
 
     def delta(self, since: int | None) -> Delta:
         """What a view that has seen revision `since` lacks now."""
