@@ -65,7 +65,9 @@ def decode(args: argparse.Namespace) -> Iterator[Row]:
     for player in everyone.values():
         player.open(prompt(CONTEXT))
     turns = take_turns(
-        {name: lambda p=player: p.decode(TURN) for name, player in everyone.items()}, args.rounds
+        {name: lambda p=player: p.decode(TURN) for name, player in everyone.items()},
+        args.rounds,
+        clock=args.clock,
     )
     fp32 = peers[1].name
     for player in ours:
@@ -109,6 +111,7 @@ def serve(args: argparse.Namespace) -> Iterator[Row]:
         {ours.name: lambda: ours.serve(prompts, lengths), peer.name: static},
         max(1, args.rounds // 2),
         warm=0,
+        clock=args.clock,
     )
     total = sum(lengths)
     shape = f"64 requests, 16 slots, {sum(map(len, prompts)):,} prompt and {total:,} output tokens"
@@ -130,7 +133,9 @@ def prefill(args: argparse.Namespace) -> Iterator[Row]:
         ours.open(ids)
         ours.decode(1)
 
-    turns = take_turns({ours.name: first, peer.name: lambda: peer.open(ids)}, args.rounds)
+    turns = take_turns(
+        {ours.name: first, peer.name: lambda: peer.open(ids)}, args.rounds, clock=args.clock
+    )
     yield Row(
         "first token", "prompt 2,000", ours.name, turns.median(ours.name), "s", peer.name,
         turns.ratio(ours.name, peer.name),

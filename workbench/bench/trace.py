@@ -1,8 +1,8 @@
 """`workbench bench trace`: what recording everything costs, and how fast a trace reads back.
 
 The recorder's share is thread CPU time spent in `emit` (encoding and writing chunks included) over
-that of all else in the same turn. Turns with and without a recorder alternate; the reported value is
-the upper end of the 95 % interval of the mean share, and two clock calls an event count against us.
+that of all else in the same turn. Turns with and without a recorder alternate; the value is
+the upper end of the mean share's 95 % interval, and two clock calls an event count against us.
 """
 
 import argparse

@@ -21,6 +21,9 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("what", choices=sorted(KINDS))
     verb.add_argument("--part", default=None, help="one part of it")
     verb.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
+    verb.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine in use"
+    )
     verb.add_argument("--threads", type=int, default=1)
     verb.add_argument("--model", default="smollm2-135m-instruct")
     verb.set_defaults(handler=run)
