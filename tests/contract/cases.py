@@ -207,6 +207,7 @@ PAGED: dict[str, Paged] = {
     "a prompt, window 5": Paged(((0, 17),), 4, window=5),
     "all heads have their KV": Paged(MIXED, 4, heads=4, kv_heads=4),
     "one KV head": Paged(MIXED, 4, heads=3, kv_heads=1, dim=32),
+    "a long chunk": Paged(((9, 130),), 16, heads=2, kv_heads=1, dim=8),
     "yarn": Paged(MIXED, 4, rope=YARN),
     "attached": Paged(((6, 1), (9, 1), (0, 1)), 4, attached=True),
     "attached, many tokens": Paged(((6, 1), (3, 5), (0, 4), (8, 1)), 3, attached=True),

@@ -11,8 +11,10 @@ from workbench.forward import ForwardBatch, Pool
 
 from .contract import Linear, Rotary, Sampled, SamplerRow
 from .packing import Form, GroupedQ4, Int4Linear, PlainLinear, PrepackedLinear
-from .plan import Read, StepPlan
+from .plan import BLOCK, Read, StepPlan
 from .sampling import sample
+
+LONG = 512  # queries from which bf16 attention goes in blocks
 
 
 class CpuOps:
@@ -134,8 +136,38 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, read: Read, scale: float) -
         q = q.reshape(read.rows, kv_heads, group, dim)
         out = F.scaled_dot_product_attention(q, k, v, read.mask, scale=scale)
         return out.reshape(tokens, heads, dim)
+    if read.causal and _in_blocks(read, k):
+        return _attend_in_blocks(q, k[0], v[0], scale)
     q = q.view(tokens, kv_heads, group, dim).permute(1, 2, 0, 3)  # [H, G, T, D]
     shape = (kv_heads, group, read.entries, dim)
     k, v = k[0].unsqueeze(1).expand(shape), v[0].unsqueeze(1).expand(shape)
     out = F.scaled_dot_product_attention(q, k, v, read.mask, is_causal=read.causal, scale=scale)
     return out.permute(2, 0, 1, 3).reshape(tokens, heads, dim)
+
+
+def _in_blocks(read: Read, k: Tensor) -> bool:
+    if read.entries > read.queries:
+        return True  # the fused kernel knows no prefix: a mask would make it compute what is hidden
+    half = k.dtype == torch.bfloat16 and k.device.type == "cpu"
+    return half and read.queries >= LONG  # its bf16 products miss the CPU's matrix units
+
+
+def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """q [T, Q, D] over k, v [H, n, D], causal to the end, `BLOCK` queries at a time; [T, Q, D]."""
+    tokens, heads, dim = q.shape
+    kv_heads, entries, _ = k.shape
+    group, before = heads // kv_heads, entries - tokens
+    k = k.transpose(1, 2).contiguous()  # [H, D, n]
+    v = v.contiguous()
+    q = (q * scale).view(tokens, kv_heads, group, dim)
+    out = torch.empty_like(q)
+    hidden = torch.full((BLOCK, BLOCK), -torch.inf, dtype=q.dtype, device=q.device).triu_(1)
+    for start in range(0, tokens, BLOCK):
+        stop = min(start + BLOCK, tokens)
+        n, seen = stop - start, before + stop
+        block = q[start:stop].permute(1, 2, 0, 3).reshape(kv_heads, group * n, dim)
+        scores = torch.bmm(block, k[:, :, :seen])  # [H, G * n, seen]
+        scores.view(kv_heads, group, n, seen)[..., seen - n :] += hidden[:n, :n]
+        read = torch.bmm(torch.softmax(scores, -1), v[:, :seen])
+        out[start:stop] = read.view(kv_heads, group, n, dim).permute(2, 0, 1, 3)
+    return out.view(tokens, heads, dim)

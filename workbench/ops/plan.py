@@ -17,6 +17,7 @@ from .contract import Rotary
 
 # Rows of one token share a read while padding stays below this many entries or a third of the read.
 PADDING = 256
+BLOCK = 128  # queries that are multiplied at a time in long prompts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +30,7 @@ class Read:
     entries: int  # n, KV entries a row
     slots: Tensor  # [b * n]; padding repeats an entry that the row may read
     mask: Tensor | None  # [b, 1, queries, n], 0 or -inf; None: all (or causal)
-    causal: bool  # queries == entries, nothing before them
+    causal: bool  # without mask: query j sees entries [0, entries - queries + j]
     turn: tuple[Tensor, Tensor] | None  # cos, sin [b * n, 1, D] of attached entries
 
 
@@ -143,7 +144,7 @@ class StepPlan:
         slots, shifts = self._row_slots(row, start)
         n, attached = len(slots), len(slots) - (length - start)
         narrow = window is not None and length - start > window
-        causal = before == 0 and not attached and not narrow
+        causal = not attached and not narrow and (before == 0 or self._in_blocks(new))
         mask = None
         if not causal:
             mine = torch.arange(before, length)[:, None]  # entry of each new token
@@ -157,6 +158,9 @@ class StepPlan:
             slice(first, last), 1, new, n, slots.to(self.device), mask, causal,
             self._turn([shifts], n),
         )  # fmt: skip
+
+    def _in_blocks(self, queries: int) -> bool:
+        return queries >= BLOCK and self.device.type == "cpu"
 
     def _mask(self, seen: Tensor) -> Tensor:
         zero = torch.zeros(seen.shape, dtype=self.dtype)
