@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.engine.engine import Engine
+from workbench.engine.sequence import Branch
 from workbench.events import Event
 from workbench.forward import PLAIN, ForwardBatch, ForwardOutput, Override, Routing, Segment
 from workbench.kv.layout import KVLayout
@@ -425,3 +426,25 @@ def drive(bench: Bench, work: Coroutine[Any, Any, T]) -> T:
     result = asyncio.run(both())
     bench.engine.audit()
     return result
+
+
+def poison_unowned(bench: Bench) -> None:
+    """From now on every pass finds NaN in each slot that no stored entry and no cached page owns."""
+
+    def before(batch: ForwardBatch, pool: FakePool) -> None:
+        memory = bench.engine.memory
+        size = memory.page_size
+        owned = {page * size + i for page in memory.prefix.pages for i in range(size)}
+        for branch in memory.branches.values():
+            if branch.saved is None:
+                owned.update(memory.slots(branch, 0, branch.stored).tolist())
+                if branch.island:
+                    owned.update(memory.slots(branch, *branch.island).tolist())
+        pool.poison(torch.tensor(sorted(set(range(pool.layout.slots)) - owned), dtype=torch.int64))
+
+    bench.forward.before = before
+
+
+def text_of(branch: Branch) -> list[int]:
+    """The token ids in the branch's working memory."""
+    return [branch.tokens[i] for i in branch.resident]

@@ -20,6 +20,7 @@ from workbench.engine.errors import (
     BranchGone,
     PoolTooSmall,
     RequestCancelled,
+    StepFailed,
     Unserved,
     WindowFull,
 )
@@ -147,7 +148,12 @@ class Engine:
         self.inbox.wake = lambda: loop.call_soon_threadsafe(self._wake.set)
         while not self._closing:
             self._wake.clear()
-            if self.step():
+            try:
+                ran = self.step()
+            except Exception as fault:  # ours: nobody may wait for an engine that is gone
+                self.fail_all(fault)
+                raise
+            if ran:
                 await asyncio.sleep(0)
                 continue
             began = self.t()
@@ -157,6 +163,12 @@ class Engine:
                 self.tell(Waited(self.now, began, seconds, self.control.waits_on))
         self._closing = False
         self.inbox.wake = lambda: None
+
+    def fail_all(self, fault: Exception) -> None:
+        """Answer everybody who waits with the fault."""
+        for branch in self.active.values():
+            if branch.job is not None:
+                branch.job.fail(StepFailed(f"the engine failed: {fault!r}"))
 
     def close_loop(self) -> None:
         """Let `run` return after the step in progress; branches stay as they are."""

@@ -29,7 +29,8 @@ class Choice:
 
     plan: Plan
     drawn: list[Generate]
-    plan_s: float = 0.0
+    waiting: int  # branches that wanted to run and could not
+    plan_s: float
 
     @property
     def empty(self) -> bool:
@@ -50,18 +51,21 @@ class Flight:
 def choose(engine: "Engine") -> Choice:
     """Plan until something can run, or nothing can: taking pages from a branch changes the plan."""
     began = engine.clock()
+    barred: set[int] = set()  # gave their pages up for this step; they would only take them back
     while True:
-        drawn, candidates = _wishes(engine)
+        drawn, candidates = _wishes(engine, barred)
         plan = scheduler.plan(candidates, _victims(engine, candidates), _room(engine))
         for seq in plan.preempt:
             engine.preempt(engine.memory.branches[SeqId(seq)])
+            barred.add(seq)
         if plan.starved is not None:
-            _starve(engine, engine.memory.branches[plan.starved])
+            _starve(engine, engine.memory.branches[SeqId(plan.starved)])
+            barred.clear()  # the others may go on without it
         if plan.runs or drawn or not (plan.preempt or plan.starved is not None):
-            return Choice(plan, drawn, engine.clock() - began)
+            return Choice(plan, drawn, len(plan.waiting) + len(barred), engine.clock() - began)
 
 
-def _wishes(engine: "Engine") -> tuple[list[Generate], list[Candidate]]:
+def _wishes(engine: "Engine", barred: set[int]) -> tuple[list[Generate], list[Candidate]]:
     drawn: list[Generate] = []
     candidates: list[Candidate] = []
     claims: set[tuple[int, tuple[int, ...]]] = set()
@@ -70,6 +74,8 @@ def _wishes(engine: "Engine") -> tuple[list[Generate], list[Candidate]]:
         job = branch.job
         if job is None:
             del engine.active[seq]
+            continue
+        if seq in barred:
             continue
         if isinstance(job, Generate) and branch.length >= engine.limit and not branch.pending:
             job.finish(Finish.LENGTH, f"the window of {engine.limit} tokens is full")
@@ -327,7 +333,7 @@ def _tell_step(
             sampled=sampled,
             resident=pages.resident,
             pages_held=pages.held,
-            waiting=len(choice.plan.waiting),
+            waiting=choice.waiting,
             plan_s=choice.plan_s,
             forward_s=flight.forward_s,
             sample_s=sample_s,

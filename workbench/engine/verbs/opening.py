@@ -72,8 +72,11 @@ async def fork(
     if branch.pending > 1 and not engine.control.paused and engine.net_of(net) == branch.net:
         await _flush(engine, branch)
     at = len(branch.tokens) if at is None else at
+    resident = _resident_at(branch, at)
+    if not resident:
+        raise BadArgument(f"{branch!r} had nothing in memory before token {at}: fork behind it")
     recall(engine, branch)
-    return [_child(engine, branch, at, net) for _ in range(n)]
+    return [_child(engine, branch, at, list(resident), net) for _ in range(n)]
 
 
 async def _flush(engine: "Engine", branch: Branch) -> None:
@@ -85,7 +88,9 @@ async def _flush(engine: "Engine", branch: Branch) -> None:
     engine.alive(branch)
 
 
-def _child(engine: "Engine", parent: Branch, at: int, override: Override) -> Branch:
+def _child(
+    engine: "Engine", parent: Branch, at: int, resident: list[int], override: Override
+) -> Branch:
     child = engine.new_branch(
         parent.request, parent=parent, override=override, share=parent.share
     )
@@ -94,7 +99,7 @@ def _child(engine: "Engine", parent: Branch, at: int, override: Override) -> Bra
     child.vectors = {i: vector for i, vector in parent.vectors.items() if i < at}
     child.removals = [r for r in parent.removals if r.at <= at]
     child.encoded = min(parent.encoded, at)
-    child.resident = _resident_at(parent, at)
+    child.resident = resident
     common = _common(parent.resident, child.resident)
     _copy_positions(child, parent, common)
     shared = min(common, parent.stored) if child.net == parent.net else 0
