@@ -1,7 +1,7 @@
 """The run card: one row that says how a run went, as rich repr of runs and traces.
 
-Inline styles only, `currentColor` for everything: it follows any theme, and where a code host strips
-the styles a plain table with the same facts is left.
+Inline styles only, `currentColor` for everything: it follows any theme, and where a code host
+strips the styles a plain table with the same facts is left.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Sends a source's tables to a view at display rate, from a thread while something is to be sent."""
+"""Sends a source's tables to a view at display rate, from a thread while there is news."""
 
 import threading
 from collections.abc import Callable, Mapping

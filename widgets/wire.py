@@ -23,12 +23,12 @@ in one *frame*, gzip'd and base64'd. Everything is little-endian. Header::
         "at": 344}                           # … and their new values, in the same order
      ]}
 
-- `dtype` is u1 u2 u4 i4 f4 f8, or "str" / "bytes". `at`, `rows` and `text` are multiples of 8 within
-  the payload. The payload may itself start at any offset of its ArrayBuffer (a DataView has a
-  byteOffset): copy it when that offset is not a multiple of 8, then take typed arrays over it.
+- `dtype` is u1 u2 u4 i4 f4 f8, or "str" / "bytes". `at`, `rows` and `text` are multiples of 8
+  within the payload. The payload may itself start at any offset of its ArrayBuffer (a DataView has
+  a byteOffset): copy it when that offset is not a multiple of 8, then take typed arrays over it.
 - "str" and "bytes": u4 [count + 1] offsets at `at`, beginning with 0, into the `length` bytes at
-  `text`. Row i of the entry is bytes [offsets[i], offsets[i + 1]). "str" is valid UTF-8, "bytes" need
-  not be (the bytes of one token may be a part of a character: join tokens before decoding).
+  `text`. Row i of the entry is bytes [offsets[i], offsets[i + 1]). "str" is valid UTF-8, "bytes"
+  need not be (the bytes of one token may be a part of a character: join tokens before decoding).
 - An entry with `start` appends: `start` is the column's length so far (0 in a snapshot). An entry
   with `rows` patches cells that exist already. Apply all appends of a message, then its patches. A
   column without an entry did not change; a snapshot has an append for every column, empty ones
@@ -88,8 +88,13 @@ def encode(delta: Delta) -> Message:
     """A snapshot or delta of tables as one message of the format above."""
     payload = _Payload()
     columns = []
-    for change in (*delta.appends, *delta.patches):
-        entry: dict[str, Any] = {"table": change.table, "column": change.column, "dtype": change.dtype}
+    changes: list[Append | Patch] = [*delta.appends, *delta.patches]
+    for change in changes:
+        entry: dict[str, Any] = {
+            "table": change.table,
+            "column": change.column,
+            "dtype": change.dtype,
+        }
         if isinstance(change, Append):
             entry["start"] = change.start
         else:
@@ -113,7 +118,9 @@ def _values(change: Append | Patch, payload: _Payload) -> dict[str, int]:
         offsets, joined = text_column(change.values)
         at = payload.add(offsets.astype("<u4").tobytes())
         return {"at": at, "text": payload.add(joined), "length": len(joined)}
-    return {"at": payload.add(change.values.astype(np.dtype(change.dtype).newbyteorder("<")).tobytes())}
+    return {
+        "at": payload.add(change.values.astype(np.dtype(change.dtype).newbyteorder("<")).tobytes())
+    }
 
 
 def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,8 +153,8 @@ class Source(Protocol):
 class Feed:
     """What one view gets: paced, answered, joined when the view is slow.
 
-    The owner calls `poll` at about display rate and sends what it returns; it hands the view's answers
-    to `answer`. Not thread-safe: one thread, or a lock around both.
+    The owner calls `poll` at about display rate and sends what it returns; it hands the view's
+    answers to `answer`. Not thread-safe: one thread, or a lock around both.
     """
 
     def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:

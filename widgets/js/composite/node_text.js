@@ -7,6 +7,7 @@ import { fieldsOf, pieces } from "../shared/facts.js";
 
 const MOST = 160; // tokens of a field that are shown at once
 const AROUND = 90;
+const REST = 80; // ms
 
 /** Which tokens of a field to show: all, its beginning, or the surroundings of the focused one. */
 export function shownPart(rows, focus, most = MOST, around = AROUND) {
@@ -23,6 +24,7 @@ export class NodeText {
     this.body = h("div.wb-toks", { tabindex: "0", role: "group", "aria-label": "Text of the node" });
     this.el = h("section.text", { "aria-label": "Text" }, [h("h4", {}, ["Text", h("span.wb-thin", { textContent: "underline: entropy" })]), this.body]);
     this.spans = new Map();
+    this.built = 0;
     this.body.addEventListener("click", (e) => {
       const row = e.target.closest?.("[data-row]")?.dataset.row;
       if (row !== undefined) this.view.focusRow(Number(row));
@@ -44,7 +46,13 @@ export class NodeText {
     const fields = node >= 0 ? fieldsOf(run, node) : [];
     const parts = fields.map((f, i) => (i === this.open ? [0, Math.min(f.rows.length, 2000)] : shownPart(f.rows, row)));
     const key = `${node} ${this.open} ${theme.ink} ${fields.map((f, i) => `${f.field}:${f.rows[0]}:${parts[i]}`)}`;
-    if (key !== this.key) this.build(fields, parts);
+    if (key !== this.key) {
+      // while the cursor races from node to node, the text waits until it rests
+      const time = performance.now();
+      if (time - this.built < REST) return this.later();
+      this.built = time;
+      this.build(fields, parts);
+    }
     this.key = key;
     const now = run.n ? run.tables.steps.tokens[ctx.step] : 0;
     if (now !== this.now) for (const [r, span] of this.spans) span.classList.toggle("come", r >= now);
@@ -55,6 +63,11 @@ export class NodeText {
     framed?.classList.add("here");
     this.framed = framed;
     if (framed) reveal(this.body, framed);
+  }
+
+  later() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => !this.view.signal.aborted && this.draw(this.node, this.row), REST);
   }
 
   build(fields, parts) {

@@ -9,8 +9,32 @@ import { bandOf } from "../lanes/memory.js";
 export function drawOverlay(view) {
   const { el, ctx, axis, theme } = view;
   const { width: w, height: h } = view.plotSize;
-  const g = fit(el.over.firstChild, w, h);
+  const g = fit(el.over.firstChild, w, h, false);
+  const [x0, x1] = changedPart(view, w, h);
+  g.clearRect(x0, 0, x1 - x0, h);
   if (!ctx.run.n) return;
+  g.save();
+  g.beginPath();
+  g.rect(x0, 0, x1 - x0, h);
+  g.clip();
+  drawParts(g, view, w, h);
+  g.restore();
+}
+
+/** What a moving cursor changes: the strip between its two places and their flags. Else everything. */
+function changedPart(view, w, h) {
+  const { axis, ctx, state, theme } = view;
+  const scene = [w, h, axis.v0, axis.v1, axis.unit, axis.total, theme.ink, ctx.live, view.bookmarks].join();
+  const plain = !ctx.members && !state.span && !view.preview && !state.hover && axis.whole;
+  const x = axis.n ? axis.xEnd(ctx.step) : 0;
+  const before = view.overlayBefore;
+  view.overlayBefore = plain ? { scene, x } : null;
+  if (!plain || before?.scene !== scene) return [0, w];
+  return [Math.max(0, Math.floor(Math.min(x, before.x)) - 48), Math.min(w, Math.ceil(Math.max(x, before.x)) + 48)];
+}
+
+function drawParts(g, view, w, h) {
+  const { ctx, axis, theme } = view;
   const ruler = view.lane("ruler");
   const top = ruler ? ruler.top + ruler.h : 0;
   const overview = view.lane("overview");

@@ -109,7 +109,10 @@ export class Stage {
       this.ctx.stale = level < KINDS.indexOf("paint");
       for (const l of this.lanes) this.paint(l);
       this.ctx.stale = false;
-    } else if (asked.has("step")) for (const l of this.lanes) if (l.lane.followsCursor) this.paint(l);
+    } else if (asked.has("step")) {
+      this.ctx.onlyStep = true;
+      for (const l of this.lanes) if (l.lane.followsCursor) this.paint(l);
+    }
     if (level <= KINDS.indexOf("step")) this.afterStep();
     this.guard(() => drawOverlay(this));
     if (level === KINDS.indexOf("over")) this.drawHover();
@@ -169,7 +172,7 @@ export class Stage {
     if (l.failed || !this.run.n) return;
     const width = this.plotSize.width;
     this.guard(() => {
-      l.lane.draw(fit(l.canvas, width, l.h), width, l.h, this.ctx);
+      l.lane.draw(fit(l.canvas, width, l.h, !this.ctx.onlyStep), width, l.h, this.ctx);
       l.canvas.setAttribute("aria-label", l.lane.describe(this.ctx));
     }, l);
   }

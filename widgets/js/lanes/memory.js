@@ -59,9 +59,10 @@ export function memoryRaster(run, columns, W, H, top) {
     let sum = 0;
     let y1 = H;
     for (const i of alive) {
-      sum += run.alive(i, s);
+      sum += segs.born1[i] <= s ? segs.o1[i] - segs.o0[i] : run.alive(i, s);
       const y0 = Math.max(0, H - Math.round(sum * k));
-      for (let y = y0; y < y1; y++) raster.fill(i + 1, y * W + x, y * W + x1);
+      if (x1 === x + 1) for (let p = y0 * W + x; p < y1 * W + x; p += W) raster[p] = i + 1;
+      else for (let y = y0; y < y1; y++) raster.fill(i + 1, y * W + x, y * W + x1);
       y1 = y0;
     }
     tops.fill(y1, x, x1);
@@ -122,12 +123,19 @@ function colours(run, theme, members) {
   const { segs } = run;
   const { nodes } = run.tables;
   const lut = new Uint32Array(segs.n + 1);
+  const known = new Map(); // few distinct colours: owner, depth, result, muted
   for (let i = 0; i < segs.n; i++) {
     const node = segs.node[i];
-    let c = node < 0 ? mix(theme.neutral, theme.ground, 0.7) : theme.fill(nodes.owner[node], nodes.depth[node]);
-    if (segs.field[i] === FIELD.result) c = mix(c, theme.ground, 0.72);
-    if (members && !(node >= 0 && members[node])) c = theme.muted(c);
-    lut[i + 1] = pack(c);
+    const [owner, depth] = node < 0 ? [0, 0] : [nodes.owner[node], Math.min(5, nodes.depth[node])];
+    const result = segs.field[i] === FIELD.result;
+    const muted = Boolean(members) && !(node >= 0 && members[node]);
+    const key = owner * 32 + depth * 4 + (result ? 2 : 0) + (muted ? 1 : 0);
+    if (!known.has(key)) {
+      let c = theme.fill(owner, depth);
+      if (result) c = mix(c, theme.ground, 0.72);
+      known.set(key, pack(muted ? theme.muted(c) : c));
+    }
+    lut[i + 1] = known.get(key);
   }
   return lut;
 }
@@ -214,13 +222,31 @@ function edge(pixels, tops, W, H, thick, ink) {
   }
 }
 
-/** A fold: a mark that hangs from the tree's edge, and a thread down to the drop it causes. */
-function threads(g, w, { run, theme, axis, members }, Y) {
-  const { prunes, nodes } = run.tables;
+/** Folds in view that have room: largest first, 9 px apart; with a selection only its own. */
+export function visibleFolds(run, axis, w, members) {
+  const { prunes } = run.tables;
+  const inside = [];
   for (let i = 0; i < prunes.n; i++) {
     const x = Math.round(axis.xStart(prunes.step[i]));
     const node = prunes.node[i];
-    if (x < 0 || x > w || (members && !(node >= 0 && members[node]))) continue;
+    if (x >= 0 && x <= w && !(members && !(node >= 0 && members[node]))) inside.push({ i, x });
+  }
+  if (inside.length < w / 24) return inside;
+  const slots = new Uint8Array(Math.ceil(w / 9) + 2);
+  return inside
+    .sort((a, b) => prunes.removed[b.i] - prunes.removed[a.i])
+    .filter(({ x }) => {
+      const k = Math.floor(x / 9) + 1;
+      if (slots[k - 1] + slots[k] + slots[k + 1]) return false;
+      return (slots[k] = 1);
+    });
+}
+
+/** A fold: a mark that hangs from the tree's edge, and a thread down to the drop it causes. */
+function threads(g, w, { run, theme, axis, members }, Y) {
+  const { prunes, nodes } = run.tables;
+  for (const { i, x } of visibleFolds(run, axis, w, members)) {
+    const node = prunes.node[i];
     const colour = theme.ownerColour(node < 0 ? 0 : nodes.owner[node]);
     g.fillStyle = css(colour);
     g.beginPath();
@@ -234,7 +260,9 @@ function threads(g, w, { run, theme, axis, members }, Y) {
 }
 
 /** Window and pool lines with their names. */
-function levels(g, w, h, { run, theme }, Y, taken) {
+function levels(g, w, h, { run, theme, axis }, Y, taken) {
+  const full = run.tables.prunes.n ? windowFull(run) : -1;
+  const ringX = full < 0 ? -1 : axis.xEnd(full);
   const { window = 0, limit = window, pages = 0, page_size: size = 16 } = run.meta;
   const line = (v, label, dash, colour) => {
     const y = Math.round(Y(v)) + 0.5;
@@ -249,8 +277,11 @@ function levels(g, w, h, { run, theme }, Y, taken) {
     g.setLineDash([]);
     const at = y < 14 ? y + 8 : y - 7;
     if (taken.some((t) => Math.abs(t.y - at) < 11)) return;
-    text(g, theme, label, 5, at, { size: 10.5, colour: theme.ink2, halo: theme.ground });
-    taken.push({ x0: 0, x1: g.measureText(label).width + 10, y: at });
+    g.font = `400 10.5px ${theme.ui}`;
+    const wide = g.measureText(label).width + 10;
+    const left = ringX < 0 || ringX > wide + 6; // the ring's words go before
+    text(g, theme, label, left ? 5 : w - 6, at, { size: 10.5, colour: theme.ink2, halo: theme.ground, align: left ? "left" : "right" });
+    taken.push({ x0: left ? 0 : w - wide, x1: left ? wide : w, y: at });
   };
   line(limit, `${limit === window ? "native window" : "window"} ${num(limit)}`, [6, 3], theme.ink2);
   if (pages * size !== limit) line(pages * size, `pool ${num(pages * size)}`, [], theme.lineStrong);

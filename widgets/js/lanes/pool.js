@@ -3,7 +3,7 @@ import { num } from "../shared/format.js";
 import { REASON_NAMES } from "../shared/run.js";
 import { mix, pack } from "../shared/theme.js";
 import { NEVER } from "../shared/wire.js";
-import { putPixels, ratio } from "../shared/paint.js";
+import { putPixels, ratio, text } from "../shared/paint.js";
 
 /** Device columns [x0, x1) of a stay; empty where it has no width. */
 function extent(axis, from, to, scale, W) {
@@ -12,10 +12,19 @@ function extent(axis, from, to, scale, W) {
   return [x0, Math.min(W, x1)];
 }
 
+/** Rows of the picture: all pages, or those up to the highest that was ever used where most never were. */
+export function pageRows(run) {
+  const { pages } = run.tables;
+  const all = Math.max(1, run.meta.pages || 1);
+  let most = 0;
+  for (let i = 0; i < pages.n; i++) if (pages.page[i] >= most) most = pages.page[i] + 1;
+  return most > 0.66 * all ? all : Math.min(all, Math.max(8, Math.ceil((most * 1.12) / 8) * 8));
+}
+
 /** Index raster, stay + 1 in every device pixel; for pools with at most H pages. */
 export function poolRaster(run, axis, W, H) {
   const { pages } = run.tables;
-  const rows = Math.max(1, run.meta.pages || 1);
+  const rows = pageRows(run);
   const raster = new Int32Array(W * H);
   for (let i = 0; i < pages.n; i++) {
     const [x0, x1] = extent(axis, pages.from[i], pages.to[i], W / axis.w, W);
@@ -29,7 +38,7 @@ export function poolRaster(run, axis, W, H) {
 /** Mean colour of k pages a row, averaged in linear light: a half-free row is half as dense. */
 export function poolBlend(run, axis, W, H, lut, ground) {
   const { pages } = run.tables;
-  const rows = run.meta.pages;
+  const rows = pageRows(run);
   const sums = new Float32Array(W * H * 4);
   const linear = Float32Array.from({ length: 256 }, (_, v) => (v / 255) ** 2.2);
   for (let i = 0; i < pages.n; i++) {
@@ -75,13 +84,20 @@ export function refcountAt(run, stay, s) {
 function colours(run, theme, members) {
   const { pages, nodes } = run.tables;
   const lut = new Uint32Array(pages.n + 1);
+  const made = new Map(); // few distinct colours: owner, depth, cached, muted
   for (let i = 0; i < pages.n; i++) {
     const node = pages.node[i];
     const known = node >= 0 && node < nodes.n;
-    let c = known && nodes.owner[node] ? theme.fill(nodes.owner[node], nodes.depth[node]) : mix(theme.neutral, theme.ground, 0.7);
-    if (pages.branch[i] < 0) c = mix(c, theme.ground, 0.45); // kept by the prefix cache alone
-    if (members && !(known && members[node]) && !(pages.second[i] >= 0 && members[pages.second[i]])) c = theme.muted(c);
-    lut[i + 1] = pack(c);
+    const [owner, depth] = known ? [nodes.owner[node], Math.min(5, nodes.depth[node])] : [0, 0];
+    const cached = pages.branch[i] < 0; // kept by the prefix cache alone
+    const muted = members && !(known && members[node]) && !(pages.second[i] >= 0 && members[pages.second[i]]);
+    const key = owner * 32 + depth * 4 + (cached ? 2 : 0) + (muted ? 1 : 0);
+    if (!made.has(key)) {
+      let c = owner ? theme.fill(owner, depth) : mix(theme.neutral, theme.ground, 0.7);
+      if (cached) c = mix(c, theme.ground, 0.45);
+      made.set(key, pack(muted ? theme.muted(c) : c));
+    }
+    lut[i + 1] = made.get(key);
   }
   return lut;
 }
@@ -99,7 +115,8 @@ export class PoolLane {
     const d = ratio();
     const [W, H] = [Math.round(w * d), Math.round(h * d)];
     const lut = colours(run, theme, members);
-    const fits = (run.meta.pages || 1) <= H;
+    const rows = pageRows(run);
+    const fits = rows <= H;
     let pixels;
     if (fits) {
       if (ctx.stale || !this.view) this.view = { W, H, d, raster: poolRaster(run, axis, W, H) };
@@ -111,13 +128,15 @@ export class PoolLane {
       pixels = poolBlend(run, axis, W, H, lut, theme.ground);
     }
     putPixels(g, pixels, W, H, (this.scratch ??= document.createElement("canvas")));
-    if (fits) this.shared(g, w, h, ctx);
+    if (fits) this.shared(g, w, h, ctx, rows);
+    const never = (run.meta.pages || 0) - rows;
+    if (never > 0) text(g, theme, `${num(never)} more pages were never used`, w - 6, h - 8, { size: 10.5, colour: theme.ink3, align: "right", halo: theme.ground });
   }
 
   /** A light line in pages that several branches hold, where rows are tall enough to carry it. */
-  shared(g, w, h, { run, axis, theme }) {
+  shared(g, w, h, { run, axis, theme }, rows) {
     const { pages } = run.tables;
-    const row = h / run.meta.pages;
+    const row = h / rows;
     const most = sharedStays(run);
     g.fillStyle = `rgba(${theme.ground},0.7)`;
     for (let i = 0; i < pages.n; i++) {
@@ -133,7 +152,7 @@ export class PoolLane {
     const { W, H, d, raster } = this.view;
     const p = Math.floor(y * d) * W + Math.floor(x * d);
     const { run } = ctx;
-    const page = Math.floor((y * d * run.meta.pages) / H);
+    const page = Math.floor((y * d * pageRows(run)) / H);
     const i = raster[p] - 1;
     if (i === undefined || Number.isNaN(i)) return null;
     if (i < 0) return { node: -1, text: [`page ${page}`, "free"] };

@@ -25,14 +25,40 @@ export class TreeLane {
   draw(g, w, h, ctx) {
     const { run, axis, theme, folded } = ctx;
     if (ctx.stale || !this.bars) this.bars = treeBars(run, axis, this.layout, this.rows, folded);
-    grid(g, w, h, theme, axis);
-    g.save();
-    g.translate(0, TOP);
     const now = Math.min(run.tokenCount, run.n ? run.tables.steps.tokens[ctx.step] : 0);
+    const [x0, x1] = this.dirty(ctx, now, w);
+    if (x1 <= x0) return;
+    g.save();
+    g.beginPath();
+    g.rect(x0, 0, x1 - x0, h);
+    g.clip();
+    g.clearRect(x0, 0, x1 - x0, h);
+    grid(g, w, h, theme, axis);
+    g.translate(0, TOP);
     this.layout.tracks.forEach((t, i) => this.track(g, w, ctx, t, i, now));
     if (this.bars.length > MANY) this.pixels(g, w, h, ctx, now);
-    else for (const bar of this.bars) this.bar(g, w, ctx, bar, now);
+    else for (const bar of this.bars) if (bar.x1 >= x0 - 4 && bar.x0 <= x1 + 4) this.bar(g, w, ctx, bar, now);
     g.restore();
+  }
+
+  /** The stretch that looks different now: all of it, or where a scrub changed a bar's state. */
+  dirty(ctx, now, w) {
+    const { nodes } = ctx.run.tables;
+    const before = this.states;
+    const states = (this.states = new Uint8Array(this.bars.length));
+    const at = Math.round(ctx.axis.xRow(now));
+    const was = this.at;
+    this.at = at;
+    let [x0, x1] = [Math.min(at, was) - 4, Math.max(at, was) + 4];
+    this.bars.forEach((bar, i) => {
+      const i0 = nodes.first[bar.node];
+      states[i] = i0 >= now ? 2 : ctx.run.gone[bar.node] <= ctx.step ? 1 : 0;
+      if (before?.[i] === states[i]) return;
+      x0 = Math.min(x0, bar.x0 - 4);
+      x1 = Math.max(x1, bar.x1 + 4);
+    });
+    const partial = ctx.onlyStep && before?.length === states.length && Number.isFinite(was) && !ctx.live;
+    return partial ? [Math.max(0, Math.floor(x0)), Math.min(w, Math.ceil(x1))] : [0, w];
   }
 
   /** A branch's own text (prompt, answer, free text) in its first row, and what it shares with its parent. */

@@ -4,8 +4,8 @@ import { css } from "./theme.js";
 /** Device pixels per CSS pixel of a canvas drawn by `fit`. */
 export const ratio = () => Math.max(1, globalThis.devicePixelRatio || 1);
 
-/** Sizes a canvas and returns its cleared context in CSS pixels. @param {HTMLCanvasElement} canvas */
-export function fit(canvas, w, h) {
+/** Sizes a canvas and returns its context in CSS pixels, cleared unless told otherwise. @param {HTMLCanvasElement} canvas */
+export function fit(canvas, w, h, clear = true) {
   const d = ratio();
   const [W, H] = [Math.max(1, Math.round(w * d)), Math.max(1, Math.round(h * d))];
   if (canvas.width !== W || canvas.height !== H) {
@@ -16,7 +16,7 @@ export function fit(canvas, w, h) {
   }
   const g = canvas.getContext("2d");
   g.setTransform(d, 0, 0, d, 0, 0);
-  g.clearRect(0, 0, w, h);
+  if (clear) g.clearRect(0, 0, w, h);
   return g;
 }
 
@@ -110,7 +110,7 @@ export function grid(g, w, h, theme, axis) {
   for (const tick of axis.ticks()) g.fillRect(Math.round(tick.x), 0, 1, h);
 }
 
-/** Puts packed device pixels at (0, 0) under whatever is drawn next. @param {Uint32Array} pixels */
+/** Draws packed device pixels at (0, 0), within the clip. @param {Uint32Array} pixels */
 export function putPixels(g, pixels, W, H, scratch) {
   if (scratch.width !== W || scratch.height !== H) {
     scratch.width = W;
