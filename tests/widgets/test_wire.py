@@ -74,9 +74,13 @@ class View:
 
 def shows(view: View, tables: Tables) -> bool:
     whole = {
-        (t, c): list(v) if isinstance(v, list) else v.tolist() for t in tables for c, v in tables[t].items()
+        (t, c): list(v) if isinstance(v, list) else v.tolist()
+        for t in tables
+        for c, v in tables[t].items()
     }
-    return repr(view.columns) == repr({key: whole[key] for key in view.columns}) and len(whole) == len(view.columns)
+    return repr(view.columns) == repr({key: whole[key] for key in view.columns}) and len(
+        whole
+    ) == len(view.columns)
 
 
 def test_snapshot_then_deltas() -> None:

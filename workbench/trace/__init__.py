@@ -8,6 +8,19 @@ from workbench.trace.tables import GOES_ON, META, NEVER, NOBODY, TABLES
 from workbench.trace.trace import LiveTrace, Trace
 
 __all__ = [
-    "GOES_ON", "META", "NEVER", "NOBODY", "TABLES",
-    "Append", "Delta", "LiveTrace", "Patch", "Recorder", "Table", "Tables", "Trace", "TraceError", "replay",
+    "GOES_ON",
+    "META",
+    "NEVER",
+    "NOBODY",
+    "TABLES",
+    "Append",
+    "Delta",
+    "LiveTrace",
+    "Patch",
+    "Recorder",
+    "Table",
+    "Tables",
+    "Trace",
+    "TraceError",
+    "replay",
 ]

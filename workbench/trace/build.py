@@ -1,9 +1,9 @@
-"""Facts to tables, one fact at a time: requests, branches, tokens, nodes and steps.
+"""Facts to tables, one fact at a time: requests, branches, tokens, prunes and steps.
 
-`TableBuilder.apply` is a reducer: what it does depends on the facts so far alone. Pages are in `stays`.
+`TableBuilder.apply` is a reducer: what it does depends on the facts so far alone. Nodes are in
+`nodes`, pages in `stays`, what people did in `marks`.
 """
 
-import json
 from array import array
 from collections.abc import Callable, Iterable
 from math import nan
@@ -13,13 +13,13 @@ import numpy as np
 
 from workbench import events as ev
 from workbench.trace.columns import Tables
+from workbench.trace.marks import Marks
+from workbench.trace.nodes import Nodes
+from workbench.trace.spans import Spans
 from workbench.trace.stays import Stays
 from workbench.trace.streams import UNKNOWN, Rows, Stream
-from workbench.trace.spans import Spans
 from workbench.trace.tables import DERIVED, NEVER, NOBODY
 from workbench.words import Field, Origin, PruneMode
-
-WITH_FIELDS = (Field.THOUGHT, Field.CALL, Field.RESULT, Field.CONCLUSION)
 
 
 class TableBuilder:
@@ -27,23 +27,27 @@ class TableBuilder:
 
     def __init__(self) -> None:
         self.tables = Tables()
-        self.tables.meta |= {"complete": False, "live": True, "last_step": -1, "provenance": DERIVED}
+        self.tables.meta |= {
+            "complete": False,
+            "live": True,
+            "last_step": -1,
+            "provenance": DERIVED,
+        }
         self._facts = 0
-        self._t = 0.0
         self._requests: dict[int, int] = {}
-        self._nodes: dict[int, int] = {}
         self._streams: dict[int, Stream] = {}
         self._by_row: list[Stream] = []
         self._former: list[Stream] = []  # streams as they were before an edit
         self._holders = array("I")  # per row of tokens: live branches that have it in memory
         self._births = array("I")  # per row of tokens: number of the fact that brought it
-        self._waiting: dict[int, list[int]] = {}  # branch row -> nodes whose first token is to come
         self._lost: dict[int, int] = {}  # branch row -> tokens that its prunes took out of memory
         self._stays = Stays(self.tables, self._streams)
-        self._apply: dict[type[ev.Event], Callable[[Any], None]] = {
-            cls: handler
+        self._nodes = Nodes(self.tables, self._streams, self._by_row, self._stays)
+        self._marks = Marks(self.tables, self._nodes)
+        parts = (self, self._stays, self._nodes, self._marks)
+        self._apply: dict[type[ev.Event], list[Callable[[Any], None]]] = {
+            cls: [h for part in parts if (h := getattr(part, f"on_{name}", None)) is not None]
             for name, cls in ev.EVENTS.items()
-            if (handler := getattr(self, f"_on_{name}", None) or getattr(self._stays, f"on_{name}", None))
         }
 
     def apply(self, events: Iterable[ev.Event]) -> Tables:
@@ -53,7 +57,7 @@ class TableBuilder:
         for event in events:
             self._facts += 1
             any_event = True
-            if (handler := handlers.get(type(event))) is not None:
+            for handler in handlers[type(event)]:
                 handler(event)
         if any_event:
             self.tables.touch()
@@ -61,23 +65,23 @@ class TableBuilder:
 
     # ---- the run ----
 
-    def _on_RunStarted(self, e: ev.RunStarted) -> None:
-        for name in ("model backend page_size pages window limit layers experts started_at "
-                     "versions reasons").split():
+    def on_RunStarted(self, e: ev.RunStarted) -> None:
+        for name in (
+            "model backend page_size pages window limit layers experts started_at versions reasons"
+        ).split():
             self.tables.meta[name] = getattr(e, name)
         self._stays.page_size = e.page_size
 
-    def _on_RunEnded(self, e: ev.RunEnded) -> None:
+    def on_RunEnded(self, e: ev.RunEnded) -> None:
         self._stays.settle(e.step)
         self.tables.meta |= {"complete": e.complete, "live": False}
 
-    def _on_RequestOpened(self, e: ev.RequestOpened) -> None:
-        self._t = e.t
+    def on_RequestOpened(self, e: ev.RequestOpened) -> None:
         self._requests[e.request] = self.tables["requests"].append(
             e.request, e.step, NEVER, e.title, e.strategy, e.params, "", "", ""
         )
 
-    def _on_RequestEnded(self, e: ev.RequestEnded) -> None:
+    def on_RequestEnded(self, e: ev.RequestEnded) -> None:
         row = self._requests.get(e.request)
         if row is None:
             return
@@ -88,12 +92,18 @@ class TableBuilder:
 
     # ---- branches ----
 
-    def _on_BranchOpened(self, e: ev.BranchOpened) -> None:
+    def on_BranchOpened(self, e: ev.BranchOpened) -> None:
         parent = self._streams.get(e.parent) if e.parent is not None else None
         at = min(e.at, parent.length) if parent else 0
         row = self.tables["branches"].append(
-            e.seq, self._requests.get(e.request, 0), parent.row if parent else NOBODY,
-            NEVER, e.step, NEVER, e.reused, "running",
+            e.seq,
+            self._requests.get(e.request, 0),
+            parent.row if parent else NOBODY,
+            NEVER,
+            e.step,
+            NEVER,
+            e.reused,
+            "running",
         )
         stream = Stream(e.seq, row, parent, at, Spans(), NOBODY)
         if parent:
@@ -113,7 +123,9 @@ class TableBuilder:
         stream.cuts = [(n, a, min(b, at)) for n, a, b in parent.cuts if n < fact and a < at]
         for a, b in parent.memory_at(at, fact).spans:
             rows = parent.rows(a, b)
-            for place in np.flatnonzero(np.frombuffer(self._holders, np.uint32)[rows] == 0).tolist():
+            for place in np.flatnonzero(
+                np.frombuffer(self._holders, np.uint32)[rows] == 0
+            ).tolist():
                 stream.redone[a + place] = self._again(stream, int(rows[place]), step)
             np.frombuffer(self._holders, np.uint32)[stream.rows(a, b)] += 1
             stream.resident.append(a, b)
@@ -121,9 +133,17 @@ class TableBuilder:
     def _again(self, stream: Stream, old: int, step: int) -> int:
         """A row for a token that had left memory and is encoded again for a fork."""
         cell = self.tables["tokens"].cell
-        row = self._row(stream, cell("index", old), cell("id", old), cell("node", old),
-                        cell("field", old), cell("origin", old), step,
-                        cell("logprob", old), cell("entropy", old))
+        row = self._row(
+            stream,
+            cell("index", old),
+            cell("id", old),
+            cell("node", old),
+            cell("field", old),
+            cell("origin", old),
+            step,
+            cell("logprob", old),
+            cell("entropy", old),
+        )
         self._births[row] = self._births[old]  # what was pruned before it first came stays pruned
         return row
 
@@ -132,7 +152,7 @@ class TableBuilder:
         row = parent.rowat(at) if at < parent.length else UNKNOWN
         return parent.node if row == UNKNOWN else self.tables["tokens"].cell("node", row)
 
-    def _on_BranchDropped(self, e: ev.BranchDropped) -> None:
+    def on_BranchDropped(self, e: ev.BranchDropped) -> None:
         stream = self._streams.get(e.seq)
         if stream is None or not stream.live:
             return
@@ -153,21 +173,21 @@ class TableBuilder:
         self.tables["tokens"].column("died").set_rows(dead, step)
         return dead
 
-    def _on_BranchPreempted(self, e: ev.BranchPreempted) -> None:
+    def on_BranchPreempted(self, e: ev.BranchPreempted) -> None:
         if (stream := self._streams.get(e.seq)) is not None:
             self.tables["branches"].set("state", stream.row, "preempted")
 
-    def _on_BranchRestored(self, e: ev.BranchRestored) -> None:
+    def on_BranchRestored(self, e: ev.BranchRestored) -> None:
         if (stream := self._streams.get(e.seq)) is not None:
             self._stays.touch(stream, 0)
             self.tables["branches"].set("state", stream.row, "running")
 
     # ---- tokens ----
 
-    def _on_TokenKnown(self, e: ev.TokenKnown) -> None:
+    def on_TokenKnown(self, e: ev.TokenKnown) -> None:
         self.tables["vocabulary"].append(e.token, e.text)
 
-    def _on_TokensFed(self, e: ev.TokensFed) -> None:
+    def on_TokensFed(self, e: ev.TokensFed) -> None:
         stream = self._streams.get(e.seq)
         if stream is None:
             return
@@ -182,14 +202,16 @@ class TableBuilder:
             self._add(stream, index, token, field, e.origin, e.step, nan, nan)
         stream.sampled_last = False
 
-    def _on_TokenSampled(self, e: ev.TokenSampled) -> None:
+    def on_TokenSampled(self, e: ev.TokenSampled) -> None:
         stream = self._streams.get(e.seq)
         if stream is None:
             return
         if e.index != stream.length:
             self._make_room(stream, e.index, e.step)
         field = Field.STRUCTURE if stream.fielded else Field.TEXT
-        row = self._add(stream, e.index, e.token, field, Origin.SAMPLED, e.step, e.logprob, e.entropy)
+        row = self._add(
+            stream, e.index, e.token, field, Origin.SAMPLED, e.step, e.logprob, e.entropy
+        )
         stream.sampled_last = True
         add = self.tables["alternatives"].append
         for token, logprob in zip(e.top_ids, e.top_logprobs, strict=False):
@@ -216,115 +238,51 @@ class TableBuilder:
         row = stream.rowat(index - 1) if index else UNKNOWN
         return NOBODY if row == UNKNOWN else self.tables["tokens"].cell("node", row)
 
-    def _add(self, stream: Stream, index: int, token: int, field: int, origin: int, step: int,
-             logprob: float, entropy: float) -> int:
+    def _add(
+        self,
+        stream: Stream,
+        index: int,
+        token: int,
+        field: int,
+        origin: int,
+        step: int,
+        logprob: float,
+        entropy: float,
+    ) -> int:
         row = self._row(stream, index, token, stream.node, field, origin, step, logprob, entropy)
         self._holders[row] = 1
         stream.own.append(row)
         if stream.dirty is None:
             self._stays.touch(stream, stream.resident.count)
         stream.resident.append(index, index + 1)
-        if stream.row in self._waiting:
-            for node in self._waiting.pop(stream.row):
-                self.tables["nodes"].set("first", node, row)
+        self._nodes.begin(stream, row)
         return row
 
-    def _row(self, stream: Stream, index: int, token: int, node: int, field: int, origin: int,
-             step: int, logprob: float, entropy: float) -> int:
+    def _row(
+        self,
+        stream: Stream,
+        index: int,
+        token: int,
+        node: int,
+        field: int,
+        origin: int,
+        step: int,
+        logprob: float,
+        entropy: float,
+    ) -> int:
         self._holders.append(0)
         self._births.append(self._facts)
         return self.tables["tokens"].append(
             stream.row, index, token, node, field, origin, step, NEVER, logprob, entropy
         )
 
-    # ---- the tree ----
-
-    def _on_NodeOpened(self, e: ev.NodeOpened) -> None:
-        stream = self._streams.get(e.seq)
-        parent = self._nodes.get(e.parent, NOBODY) if e.parent is not None else NOBODY
-        nodes = self.tables["nodes"]
-        depth = nodes.cell("depth", parent) + 1 if parent != NOBODY else 0
-        first = stream.rowat(e.index) if stream else UNKNOWN
-        row = nodes.append(
-            e.node, parent, stream.row if stream else 0, e.kind, min(depth, 255), e.owner, min(e.lap, 255),
-            e.step, NEVER, NEVER, first, NEVER, NEVER, NEVER, 0, NEVER, 0, nan, e.path, "", "", "",
-        )
-        self._nodes[e.node] = row
-        if stream is None:
-            return
-        if first == UNKNOWN:
-            self._waiting.setdefault(stream.row, []).append(row)
-        stream.node = row
-        self._give(stream, max(e.index, stream.at), stream.length, row)
-
-    def _give(self, stream: Stream, start: int, stop: int, node: int, field: int | None = None) -> None:
-        """Stream tokens [start, stop) belong to `node`."""
-        if start >= stop:
-            return
-        rows = stream.rows(start, stop)
-        self.tables["tokens"].column("node").set_rows(rows, node)
-        if field is not None:
-            self.tables["tokens"].column("field").set_rows(rows, field)
-        self._stays.touch(stream, stream.resident.entry(start))
-
-    def _on_NodeTitled(self, e: ev.NodeTitled) -> None:
-        if e.node in self._nodes:
-            self.tables["nodes"].set("title", self._nodes[e.node], e.title)
-
-    def _on_FieldSpanned(self, e: ev.FieldSpanned) -> None:
-        stream, node = self._streams.get(e.seq), self._nodes.get(e.node)
-        if stream is None or node is None:
-            return
-        if not stream.fielded and e.field in WITH_FIELDS:
-            self._field(stream)
-        self._give(stream, e.start, e.stop, node, e.field)
-
-    def _field(self, stream: Stream) -> None:
-        """The first field of a stream: what counted as free text so far is structure."""
-        stream.fielded = True
-        rows = stream.rows(0, stream.length)
-        column = self.tables["tokens"].column("field")
-        column.set_rows(rows[column.take(rows) == Field.TEXT], Field.STRUCTURE)
-
-    def _on_ListSpanned(self, e: ev.ListSpanned) -> None:
-        stream, node = self._streams.get(e.seq), self._nodes.get(e.node)
-        if stream is None or node is None or e.start >= e.stop:
-            return
-        self.tables["nodes"].set("list_first", node, stream.rowat(e.start))
-        self.tables["nodes"].set("list_last", node, min(NEVER, stream.rowat(e.stop - 1) + 1))
-
-    def _on_NodeClosed(self, e: ev.NodeClosed) -> None:
-        node = self._nodes.get(e.node)
-        if node is None:
-            return
-        nodes = self.tables["nodes"]
-        stream = self._by_row[nodes.cell("branch", node)]
-        nodes.set("closed", node, e.step)
-        last = stream.rowat(e.index - 1) if e.index else UNKNOWN
-        nodes.set("last", node, min(NEVER, last + 1))
-        nodes.set("conclusion", node, e.conclusion)
-        if stream.node == node:
-            stream.node = nodes.cell("parent", node)
-            self._give(stream, max(e.index, stream.at), stream.length, stream.node)
-
-    def _on_ToolCalled(self, e: ev.ToolCalled) -> None:
-        if e.node in self._nodes:
-            self.tables["nodes"].set("called", self._nodes[e.node], e.step)
-            self.tables["nodes"].set("tool", self._nodes[e.node], e.tool)
-
-    def _on_ToolReturned(self, e: ev.ToolReturned) -> None:
-        self._t = e.t
-        if e.node in self._nodes:
-            self.tables["nodes"].set("tool_ok", self._nodes[e.node], int(e.ok))
-            self.tables["nodes"].set("tool_seconds", self._nodes[e.node], e.seconds)
-
     # ---- prunes ----
 
-    def _on_Pruned(self, e: ev.Pruned) -> None:
+    def on_Pruned(self, e: ev.Pruned) -> None:
         stream = self._streams.get(e.seq)
         if stream is None:
             return
-        node = self._nodes.get(e.node, NOBODY) if e.node is not None else NOBODY
+        node = self._nodes.row(e.node)
         entry = stream.resident.entry(e.start)
         spans = stream.resident.remove(e.start, e.stop)
         stream.cuts.append((self._facts, e.start, e.stop))
@@ -339,56 +297,45 @@ class TableBuilder:
             self.tables["nodes"].set("pruned", node, e.step)
         known = stream.rows(e.start, e.stop)
         self.tables["prunes"].append(
-            e.step, node, stream.row, int(known[0]) if len(known) else NEVER,
-            int(known[-1]) + 1 if len(known) else NEVER, e.removed, e.reencoded, e.rotated,
-            e.pages_freed, e.length_before, e.length_after, str(e.mode), e.cause,
+            e.step,
+            node,
+            stream.row,
+            int(known[0]) if len(known) else NEVER,
+            int(known[-1]) + 1 if len(known) else NEVER,
+            e.removed,
+            e.reencoded,
+            e.rotated,
+            e.pages_freed,
+            e.length_before,
+            e.length_after,
+            str(e.mode),
+            e.cause,
         )
 
-    # ---- steps, routes, marks ----
+    # ---- steps and routes ----
 
-    def _on_StepEnded(self, e: ev.StepEnded) -> None:
-        self._t = e.t + e.seconds
+    def on_StepEnded(self, e: ev.StepEnded) -> None:
         self._stays.settle(e.step)
         self.tables["steps"].append(
-            e.t, e.seconds, e.phase, e.rows, e.prefill, e.decode, e.extend, e.reencode, e.sampled,
-            self.tables["tokens"].rows, e.resident, e.resident + sum(self._lost.values()),
-            e.pages_held, e.waiting,
+            e.t,
+            e.seconds,
+            e.phase,
+            e.rows,
+            e.prefill,
+            e.decode,
+            e.extend,
+            e.reencode,
+            e.sampled,
+            self.tables["tokens"].rows,
+            e.resident,
+            e.resident + sum(self._lost.values()),
+            e.pages_held,
+            e.waiting,
         )
         self.tables.meta["last_step"] = e.step
 
-    def _on_Routed(self, e: ev.Routed) -> None:
+    def on_Routed(self, e: ev.Routed) -> None:
         experts, counts = np.unique(np.array(e.experts, np.int64), return_counts=True)
         add = self.tables["routes"].append
         for expert, count in zip(experts.tolist(), counts.tolist(), strict=True):
             add(e.step, e.layer, expert, min(count, 0xFFFF))
-
-    def _mark(self, step: int, kind: str, text: str) -> None:
-        self.tables["marks"].append(step, self._t, kind, text)
-
-    def _on_Noted(self, e: ev.Noted) -> None:
-        self._mark(e.step, "note", e.text)
-
-    def _on_CommandAccepted(self, e: ev.CommandAccepted) -> None:
-        self._t = e.t
-        asked = f'"command":{json.dumps(e.command)},"arguments":{e.arguments or "null"}'
-        self._mark(e.step, "command", f'{{{asked},"outcome":{e.outcome or "null"}}}')
-        if e.command == "PinNode":
-            arguments = json.loads(e.arguments)
-            if (node := self._nodes.get(arguments.get("node"))) is not None:
-                self.tables["nodes"].set("pinned", node, int(arguments.get("pinned", True)))
-
-    def _on_CommandRefused(self, e: ev.CommandRefused) -> None:
-        self._t = e.t
-        asked = f'"command":{json.dumps(e.command)},"arguments":{e.arguments or "null"}'
-        self._mark(e.step, "refused", f'{{{asked},"why":{json.dumps(e.why)}}}')
-
-    def _on_RunPaused(self, e: ev.RunPaused) -> None:
-        self._t = e.t
-        self._mark(e.step, "pause", "a step was given up" if e.abandoned else "")
-
-    def _on_RunResumed(self, e: ev.RunResumed) -> None:
-        self._t = e.t
-        self._mark(e.step, "resume", "")
-
-    def _on_DetailDropped(self, e: ev.DetailDropped) -> None:
-        self._mark(e.step, "loss", f"{e.count} × {e.kind}")

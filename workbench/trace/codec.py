@@ -1,8 +1,8 @@
 """Events as columns: a list of typed events to bytes and back, exactly.
 
 One block a type that occurs, one column a field, and the global order as one small number an event.
-Whole numbers take the least width that holds them, raw or as differences; floats take four bytes where
-that loses nothing. None is -1, enumerations are their number (or place, for texts).
+Whole numbers take the least width that holds them, raw or as differences; floats take four bytes
+where that loses nothing. None is -1, enumerations are their number (or place, for texts).
 """
 
 import struct
@@ -170,8 +170,16 @@ class Column:
         """The value of a field that an older file does not have."""
         if self.enum:
             return self.members[0]
-        empty: dict[str, Any] = {"int": 0, "bool": False, "int?": None, "float": 0.0, "str": "",
-                                 "bytes": b"", "ints": (), "floats": ()}
+        empty: dict[str, Any] = {
+            "int": 0,
+            "bool": False,
+            "int?": None,
+            "float": 0.0,
+            "str": "",
+            "bytes": b"",
+            "ints": (),
+            "floats": (),
+        }
         return empty[self.kind]
 
 
@@ -195,8 +203,10 @@ def column_for(hint: Any) -> Column:
         for kind in (bool, int, float, str, bytes):
             if hint is kind:
                 return Column(kind.__name__)
-    raise TypeError(f"an event field of type {hint} has no column; use int, float, bool, str, bytes, "
-                    "an enumeration, an optional int or a tuple of numbers")
+    raise TypeError(
+        f"an event field of type {hint} has no column; use int, float, bool, str, bytes, "
+        "an enumeration, an optional int or a tuple of numbers"
+    )
 
 
 class Layout:
@@ -248,7 +258,8 @@ class Codec:
         return b"".join(out)
 
     def decode(self, data: bytes, only: frozenset[str] | None = None) -> list[Event]:
-        """The events in their order; `only` these types where given. Types unknown here are skipped."""
+        """The events in their order; `only` these types where given. Types unknown here are
+        skipped."""
         reader = Reader(data)
         (n,) = LENGTH.unpack(reader.take(4))
         feeds: dict[int, Iterator[Event]] = {}
@@ -278,7 +289,5 @@ class Codec:
 
 
 def _rows(layout: Layout, found: dict[str, list[Any]], count: int) -> Iterator[Event]:
-    columns = [
-        found.get(name) or [layout.columns[name].absent()] * count for name in layout.names
-    ]
+    columns = [found.get(name) or [layout.columns[name].absent()] * count for name in layout.names]
     return map(layout.cls, *columns)

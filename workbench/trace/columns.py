@@ -16,7 +16,8 @@ REMEMBERED = 64  # revisions that a delta can start from
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """New rows of a column. `values` is an array of the column's dtype, or a list of bytes for texts."""
+    """New rows of a column. `values` is an array of the column's dtype, or a list of bytes for
+    texts."""
 
     table: str
     column: str
@@ -81,7 +82,9 @@ class Numbers:
 
     def take(self, rows: Any) -> NDArray[Any]:
         """A copy of some rows (an index array or a slice)."""
-        view = np.frombuffer(self.values, self.dtype) if len(self.values) else np.empty(0, self.dtype)
+        view = (
+            np.frombuffer(self.values, self.dtype) if len(self.values) else np.empty(0, self.dtype)
+        )
         return np.array(view[rows])
 
 
@@ -168,7 +171,8 @@ class Table(Mapping[str, Any]):
 
 
 class Tables(Mapping[str, Table]):
-    """All tables of a run. One owner changes them; `delta` tells a view what changed since it looked."""
+    """All tables of a run. One owner changes them; `delta` tells a view what changed since it
+    looked."""
 
     def __init__(self) -> None:
         self.meta: dict[str, Any] = dict.fromkeys(META)
@@ -195,12 +199,17 @@ class Tables(Mapping[str, Table]):
         self.revision += 1
 
     def delta(self, since: int | None = None) -> Delta:
-        """What changed after revision `since`; a snapshot for None or one too old to be remembered."""
+        """What changed after revision `since`; a snapshot for None or one too old to be
+        remembered."""
         mark = self._marks.get(since) if since is not None else None
         if mark is None:
             found = Delta(
-                self.revision, None, dict(self.meta), self._counts(),
-                tuple(Append(t, c, v.dtype, 0, v.take(slice(None))) for t, c, v in self._columns()), (),
+                self.revision,
+                None,
+                dict(self.meta),
+                self._counts(),
+                tuple(Append(t, c, v.dtype, 0, v.take(slice(None))) for t, c, v in self._columns()),
+                (),
             )
         else:
             found = self._since(since, *mark)
@@ -213,7 +222,9 @@ class Tables(Mapping[str, Table]):
     def _since(self, since: int | None, starts: list[int], seen: list[int]) -> Delta:
         appends: list[Append] = []
         patches: list[Patch] = []
-        for (table, column, values), start, position in zip(self._columns(), starts, seen, strict=True):
+        for (table, column, values), start, position in zip(
+            self._columns(), starts, seen, strict=True
+        ):
             if len(values) > start:
                 new = values.take(slice(start, None))
                 appends.append(Append(table, column, values.dtype, start, new))
@@ -233,7 +244,8 @@ class Tables(Mapping[str, Table]):
                 values.log = []
         columns = [values for _, _, values in self._columns()]
         self._marks[self.revision] = (
-            [len(v) for v in columns], [v.base + len(v.log or ()) for v in columns]
+            [len(v) for v in columns],
+            [v.base + len(v.log or ()) for v in columns],
         )
         while len(self._marks) > REMEMBERED:
             self._marks.pop(min(self._marks))

@@ -1,10 +1,11 @@
 """A trace in other forms: a self-contained page, Parquet tables, a Perfetto timeline.
 
 - ``html``: one file, the composite view with the tables inside; opens from disk without a network.
-- ``parquet``: a folder with one file a table of `tables.TABLES` and `meta.json`; with an `out` that ends
-  in ``.zip``, one archive of the same. `NEVER`, `NOBODY` and "goes on" become nulls, enumerations words.
-- ``perfetto``: one file of TrackEvent packets: a track a branch with its nodes as slices, a track of
-  engine steps, one of tools, counters of resident tokens and pages.
+- ``parquet``: a folder with one file a table of `tables.TABLES` and `meta.json`; with an `out` that
+  ends in ``.zip``, one archive of the same. `NEVER`, `NOBODY` and "goes on" become nulls,
+  enumerations words.
+- ``perfetto``: one file of TrackEvent packets: a track a branch with its nodes as slices, a track
+  of engine steps, one of tools, counters of resident tokens and pages.
 """
 
 import io
@@ -62,7 +63,7 @@ def _parquet(tables: Tables, out: Path) -> int:
     files: dict[str, bytes] = {"meta.json": json.dumps(tables.meta, indent=1).encode()}
     for name, table in tables.items():
         buffer = io.BytesIO()
-        pq.write_table(arrow(table), buffer, compression="zstd")  # type: ignore[no-untyped-call]
+        pq.write_table(arrow(table), buffer, compression="zstd")
         files[f"{name}.parquet"] = buffer.getvalue()
     if out.suffix == ".zip":
         with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:

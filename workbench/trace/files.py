@@ -1,10 +1,13 @@
 """The trace file: a header, then chunks that are only ever appended, each with its own check sum.
 
-    header: b"WBTRACE\\n", u4 version, u4 length, u4 crc32 of the text, the text (JSON: the event schema)
-    chunk:  b"CHNK", u4 length, u4 crc32 of events and payload, u4 events, the payload (zlib of a `codec` block)
+    header: b"WBTRACE\\n", u4 version, u4 length, u4 crc32 of the text, the text
+            (JSON: the event schema)
+    chunk:  b"CHNK", u4 length, u4 crc32 of events and payload, u4 events, the payload
+            (zlib of a `codec` block)
 
-All numbers little-endian. A chunk is one write, so a killed process leaves at most one chunk in part.
-Reading stops before the first chunk that is short or does not check: what lies before it is whole.
+All numbers little-endian. A chunk is one write, so a killed process leaves at most one chunk in
+part. Reading stops before the first chunk that is short or does not check: what lies before it is
+whole.
 """
 
 import json
@@ -75,17 +78,21 @@ def scan(path: Path) -> Scan:
         start = file.read(len(MAGIC) + HEAD.size)
         if not start.startswith(MAGIC) or len(start) < len(MAGIC) + HEAD.size:
             raise TraceError(
-                f"{path}: wanted a workbench trace, which begins with {MAGIC!r}; the file begins with "
-                f"{start[:8]!r} and has {size} bytes; pass a file written by --trace"
+                f"{path}: wanted a workbench trace, which begins with {MAGIC!r}; the file begins "
+                f"with {start[:8]!r} and has {size} bytes; pass a file written by --trace"
             )
         version, length, crc = HEAD.unpack_from(start, len(MAGIC))
         text = file.read(length) if length <= size else b""
         if version > VERSION:
-            raise TraceError(f"{path}: trace version {version}; this package reads up to {VERSION}; "
-                             "open it with a newer reasoning-workbench")
+            raise TraceError(
+                f"{path}: trace version {version}; this package reads up to {VERSION}; "
+                "open it with a newer reasoning-workbench"
+            )
         if len(text) < length or zlib.crc32(text) != crc:
-            raise TraceError(f"{path}: the header is damaged (wanted {length} bytes with check sum "
-                             f"{crc:08x}); without it no event can be read; use another copy")
+            raise TraceError(
+                f"{path}: the header is damaged (wanted {length} bytes with check sum "
+                f"{crc:08x}); without it no event can be read; use another copy"
+            )
         places = []
         good = file.tell()
         while (place := _next_chunk(file.read(CHUNK.size), file.fileno(), good)) is not None:
@@ -113,13 +120,16 @@ class TraceFile:
     """An open trace file that chunks are appended to. One writer."""
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
-        """Start a new file, or with `resume` cut a damaged tail off an old one and go on behind it."""
+        """Start a new file, or with `resume` cut a damaged tail off an old one and go on behind
+        it."""
         self.path = path
         if resume:
             found = scan(path)
             if found.codec.declared != schema():
-                raise TraceError(f"{path}: written with other event types than this version has; "
-                                 "resume it with the version that wrote it, or start a new trace")
+                raise TraceError(
+                    f"{path}: written with other event types than this version has; "
+                    "resume it with the version that wrote it, or start a new trace"
+                )
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             self.size = found.recovered_bytes
             os.ftruncate(self._fd, self.size)
@@ -132,7 +142,8 @@ class TraceFile:
             self.size = self._write(head())
 
     def append(self, data: bytes, events: int) -> None:
-        """Append one chunk as `chunk` made it. OSError where the disk is full; the file stays whole."""
+        """Append one chunk as `chunk` made it. OSError where the disk is full; the file stays
+        whole."""
         start = self.size
         self.size = self._write(data)
         self.places.append(Place(start + CHUNK.size, len(data) - CHUNK.size, events))

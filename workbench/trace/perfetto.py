@@ -1,7 +1,7 @@
 """Tables as a Perfetto trace: TrackEvent packets, written by a protobuf encoder of twenty lines.
 
-Field numbers are those of perfetto's `trace_packet.proto`, `track_event.proto`, `track_descriptor.proto`
-and `debug_annotation.proto`. Times are nanoseconds since the run started.
+Field numbers are those of perfetto's `trace_packet.proto`, `track_event.proto`,
+`track_descriptor.proto` and `debug_annotation.proto`. Times are nanoseconds since the run started.
 """
 
 import struct
@@ -51,7 +51,11 @@ def _track(uuid: int, name: str, *more: bytes, parent: int = RUN) -> bytes:
 
 
 def _event(
-    kind: int, track: int, t: int, name: str = "", facts: Mapping[str, int | float | str] | None = None
+    kind: int,
+    track: int,
+    t: int,
+    name: str = "",
+    facts: Mapping[str, int | float | str] | None = None,
 ) -> bytes:
     body = field(9, kind) + field(11, track)
     if name:
@@ -92,11 +96,16 @@ def perfetto(tables: Tables) -> bytes:
 def _packets(tables: Tables) -> Iterator[bytes]:
     clock = Clock(tables)
     model = str(tables.meta.get("model") or "run")
-    # TrackDescriptor.process: pid and process_name; .counter: an empty descriptor makes a counter track
+    # TrackDescriptor.process: pid and process_name; .counter: an empty descriptor makes a counter
+    # track
     yield _track(RUN, model, field(3, field(1, 1) + field(6, f"reasoning-workbench: {model}")))
     yield _track(STEPS, "engine steps")
     yield _track(TOOLS, "tools")
-    for uuid, name in ((RESIDENT, "resident tokens"), (UNPRUNED, "unpruned tokens"), (PAGES, "pages held")):
+    for uuid, name in (
+        (RESIDENT, "resident tokens"),
+        (UNPRUNED, "unpruned tokens"),
+        (PAGES, "pages held"),
+    ):
         yield _track(uuid, name, field(8, b""))
     yield from _steps(tables, clock)
     yield from _tools(tables, clock)
@@ -106,8 +115,20 @@ def _packets(tables: Tables) -> Iterator[bytes]:
 def _steps(tables: Tables, clock: Clock) -> Iterator[bytes]:
     steps = tables["steps"]
     names = [phase.name.lower() for phase in Phase]
-    columns = {c: steps.numbers(c).tolist() for c in ("phase", "rows", "prefill", "decode", "extend",
-                                                      "reencode", "resident", "unpruned", "pages")}
+    columns = {
+        c: steps.numbers(c).tolist()
+        for c in (
+            "phase",
+            "rows",
+            "prefill",
+            "decode",
+            "extend",
+            "reencode",
+            "resident",
+            "unpruned",
+            "pages",
+        )
+    }
     for step in range(steps.rows):
         begin, end = clock.at(step), clock.at(step, end=True)
         facts = {c: columns[c][step] for c in ("rows", "prefill", "decode", "extend", "reencode")}
@@ -123,7 +144,9 @@ def _tools(tables: Tables, clock: Clock) -> Iterator[bytes]:
     nodes = tables["nodes"]
     called = nodes.numbers("called")
     last = 0
-    for node in np.flatnonzero(called != NEVER)[np.argsort(called[called != NEVER], kind="stable")].tolist():
+    for node in np.flatnonzero(called != NEVER)[
+        np.argsort(called[called != NEVER], kind="stable")
+    ].tolist():
         begin = max(last, clock.at(int(called[node])))
         seconds = nodes.cell("tool_seconds", node)
         last = begin + (int(seconds * 1e9) if seconds == seconds else 0)
@@ -143,7 +166,9 @@ def _branches(tables: Tables, clock: Clock) -> Iterator[bytes]:
         yield _track(track, f"branch {branches.cell('id', row)}")
         yield from _nodes(tables, clock, track, order.get(row, []))
         for prune in np.flatnonzero(prunes.numbers("branch") == row).tolist():
-            facts: dict[str, Any] = {c: prunes.cell(c, prune) for c in ("removed", "reencoded", "pages_freed")}
+            facts: dict[str, Any] = {
+                c: prunes.cell(c, prune) for c in ("removed", "reencoded", "pages_freed")
+            }
             yield _event(INSTANT, track, clock.at(prunes.cell("step", prune)), "prune", facts)
 
 
@@ -167,7 +192,10 @@ def _nodes(tables: Tables, clock: Clock, track: int, order: list[int]) -> Iterat
         yield from close(first)
         now = max(now, clock.at(int(born[first])))
         name = f"{nodes.cell('path', node).decode()} {nodes.cell('title', node).decode()}".strip()
-        facts = {"owner": nodes.cell("owner", node), "conclusion": nodes.cell("conclusion", node).decode()}
+        facts = {
+            "owner": nodes.cell("owner", node),
+            "conclusion": nodes.cell("conclusion", node).decode(),
+        }
         yield _event(SLICE_BEGIN, track, now, name or "root", facts)
         open_nodes.append(node)
     yield from close(NEVER - 1)

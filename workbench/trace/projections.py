@@ -154,7 +154,9 @@ def tree_at(tables: Tables, at: int | None = None) -> tuple[NodeAt, ...]:
     for row in np.flatnonzero(nodes.numbers("opened") <= step).tolist():
         cell = {c: nodes.cell(c, row) for c in ("first", "last", "branch", "closed", "pruned")}
         span = slice(cell["first"], cell["last"] if cell["last"] != NEVER else None)
-        mine = there[span] & (branch[span] == cell["branch"]) if cell["first"] != NEVER else there[:0]
+        mine = (
+            there[span] & (branch[span] == cell["branch"]) if cell["first"] != NEVER else there[:0]
+        )
         closed = cell["closed"] <= step
         out.append(
             NodeAt(
@@ -192,8 +194,12 @@ def text(tables: Tables, branch: int, at: int | None = None, *, resident: bool =
     mine = (tokens.numbers("branch") == branch) & (tokens.numbers("born") <= step)
     if resident:
         mine &= tokens.numbers("died") > step
-    known = dict(zip(tables["vocabulary"].numbers("id").tolist(), tables["vocabulary"]["text"], strict=True))
-    latest = {tokens.cell("index", r): r for r in np.flatnonzero(mine).tolist()}  # edits: the later row
+    known = dict(
+        zip(tables["vocabulary"].numbers("id").tolist(), tables["vocabulary"]["text"], strict=True)
+    )
+    latest = {
+        tokens.cell("index", r): r for r in np.flatnonzero(mine).tolist()
+    }  # edits: the later row
     ids = (tokens.cell("id", latest[index]) for index in sorted(latest))
     return b"".join(known.get(token, b"") for token in ids).decode("utf-8", "replace")
 
@@ -212,8 +218,10 @@ def summary(tables: Tables) -> dict[str, Any]:
     """The figures of a whole trace, named as `workbench run --json` names them."""
     steps, tokens, prunes, nodes = (tables[t] for t in ("steps", "tokens", "prunes", "nodes"))
     top = peak(tables)
-    totals = {c: int(steps.numbers(c).sum(dtype=np.int64))
-              for c in ("prefill", "decode", "extend", "reencode", "sampled")}
+    totals = {
+        c: int(steps.numbers(c).sum(dtype=np.int64))
+        for c in ("prefill", "decode", "extend", "reencode", "sampled")
+    }
     sampled_at = np.flatnonzero(steps.numbers("sampled"))
     ends = steps.numbers("t") + steps.numbers("dt")
     busy = float(steps.numbers("dt").sum(dtype=np.float64))

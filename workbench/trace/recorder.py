@@ -1,4 +1,5 @@
-"""The recorder: takes every fact of a run on the engine's thread, quickly, and never fails the step."""
+"""The recorder: takes every fact of a run on the engine's thread, quickly, and never fails the
+step."""
 
 import logging
 import time
@@ -37,10 +38,11 @@ NUMBERS_AN_EVENT = 16  # numbers of a long tuple that weigh as much as one event
 class Recorder:
     """Keeps events in chunks, in `path` or in memory; `live` is what other threads read.
 
-    `emit` belongs to one thread. A chunk is sealed after `chunk_events` events, or at the end of a step
-    when `flush_s` seconds have passed. `limit_bytes` bounds what is held in memory (a file is not
-    bounded): past a half of it the alternatives of tokens are dropped, past three quarters router
-    choices too, at the whole of it all but the run's end; each loss is told as a `DetailDropped`.
+    `emit` belongs to one thread. A chunk is sealed after `chunk_events` events, or at the end of a
+    step when `flush_s` seconds have passed. `limit_bytes` bounds what is held in memory (a file is
+    not bounded): past a half of it the alternatives of tokens are dropped, past three quarters
+    router choices too, at the whole of it all but the run's end; each loss is told as a
+    `DetailDropped`.
     """
 
     def __init__(
@@ -90,10 +92,11 @@ class Recorder:
             event = kept
         self._store.pending.append(event)
         self._weight += 1
-        if self._weight >= self._chunk_events:
+        if self._weight >= self._chunk_events or (kind in PAUSES and self._due()):
             self.flush()
-        elif kind in PAUSES and self._clock() - self._flushed >= self._flush_s:
-            self.flush()
+
+    def _due(self) -> bool:
+        return self._clock() - self._flushed >= self._flush_s
 
     # ---- what some kinds need before they are kept; False: they are not ----
 

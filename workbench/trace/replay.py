@@ -1,7 +1,7 @@
 """The audit of a trace: every fact is played again on plain lists, and what contradicts is told.
 
-Shares nothing with the reducer that makes the tables. Violations are sentences; only the first of a kind
-at a place is told, then the audit goes on with what the fact claims.
+Shares nothing with the reducer that makes the tables. Violations are sentences; only the first of a
+kind at a place is told, then the audit goes on with what the fact claims.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,11 @@ class Audit:
     def __init__(self) -> None:
         self.violations: list[str] = []
         self._streams = StreamAudit(self._say)
-        self._parts = (self._streams, PageAudit(self._say, self._streams), TreeAudit(self._say, self._streams))
+        self._parts = (
+            self._streams,
+            PageAudit(self._say, self._streams),
+            TreeAudit(self._say, self._streams),
+        )
 
     def _say(self, sentence: str) -> None:
         if len(self.violations) < MOST:
@@ -85,12 +89,16 @@ class StreamAudit:
         branch = self.branches[e.seq] = AuditedBranch(e.request)
         parent = self.branches.get(e.parent) if e.parent is not None else None
         if e.parent is not None and parent is None:
-            self.say(f"step {e.step}: branch {e.seq} is forked from {e.parent}, which nobody opened")
+            self.say(
+                f"step {e.step}: branch {e.seq} is forked from {e.parent}, which nobody opened"
+            )
         if parent is None:
             return
         if e.at > len(parent.tokens):
-            self.say(f"step {e.step}: branch {e.seq} is forked at {e.at}, but branch {e.parent} has "
-                     f"{len(parent.tokens)} tokens")
+            self.say(
+                f"step {e.step}: branch {e.seq} is forked at {e.at}, but branch {e.parent} has "
+                f"{len(parent.tokens)} tokens"
+            )
         now = e.at >= len(parent.tokens)
         fact = self._fact if now else parent.births[e.at]
         branch.tokens, branch.births = parent.tokens[: e.at], parent.births[: e.at]
@@ -120,14 +128,18 @@ class StreamAudit:
             self._append(branch, e.step, e.seq, e.index, (e.token,))
             branch.pending = True
         if list(e.top_logprobs) != sorted(e.top_logprobs, reverse=True):
-            self.say(f"step {e.step}: the alternatives of token {e.index} of branch {e.seq} are unsorted")
+            self.say(
+                f"step {e.step}: the alternatives of token {e.index} of branch {e.seq} are unsorted"
+            )
 
     def _append(
         self, branch: AuditedBranch, step: int, seq: int, index: int, tokens: tuple[int, ...]
     ) -> None:
         length = len(branch.tokens)
         if index > length or (index < length and not branch.edited):
-            self.say(f"step {step}: token {index} of branch {seq} comes when it has {length} tokens")
+            self.say(
+                f"step {step}: token {index} of branch {seq} comes when it has {length} tokens"
+            )
         if index < length:
             del branch.tokens[index:], branch.births[index:]
             branch.resident = [i for i in branch.resident if i < index]
@@ -154,10 +166,14 @@ class StreamAudit:
         branch.resident = [i for i in branch.resident if not e.start <= i < e.stop]
         after = len(branch.resident)
         if before - after != e.removed:
-            self.say(f"{where} tells of {e.removed} removed tokens, {before - after} were in memory")
+            self.say(
+                f"{where} tells of {e.removed} removed tokens, {before - after} were in memory"
+            )
         if (before, after) != (e.length_before, e.length_after):
-            self.say(f"{where} tells of {e.length_before} tokens before and {e.length_after} after, "
-                     f"the stream has {before} and {after}")
+            self.say(
+                f"{where} tells of {e.length_before} tokens before and {e.length_after} after, "
+                f"the stream has {before} and {after}"
+            )
         behind = sum(i >= e.stop for i in branch.resident)
         if e.reencoded + e.rotated > behind:
             self.say(f"{where} moves {e.reencoded + e.rotated} survivors, {behind} lie behind it")

@@ -24,8 +24,10 @@ class PageAudit:
 
     def on_PageAllocated(self, e: ev.PageAllocated) -> None:
         if e.page in self._holders:
-            self.say(f"step {e.step}: page {e.page} is allocated to branch {e.seq} while "
-                     f"{self._state(e.page)}")
+            self.say(
+                f"step {e.step}: page {e.page} is allocated to branch {e.seq} while "
+                f"{self._state(e.page)}"
+            )
         if not 0 <= e.page < self._pages:
             self.say(f"step {e.step}: page {e.page} is allocated in a pool of {self._pages}")
         self._holders[e.page] = {e.seq: e.place}
@@ -52,8 +54,10 @@ class PageAudit:
     def _count(self, step: int, page: int, told: int) -> None:
         counted = len(self._holders.get(page, ()))
         if counted != told:
-            self.say(f"step {step}: page {page} is told to have {told} references, {counted} branches "
-                     "hold it")
+            self.say(
+                f"step {step}: page {page} is told to have {told} references, {counted} branches "
+                "hold it"
+            )
 
     def on_PageReleased(self, e: ev.PageReleased) -> None:
         holders = self._holders.get(e.page, {})
@@ -64,8 +68,10 @@ class PageAudit:
 
     def on_PageCached(self, e: ev.PageCached) -> None:
         if self._holders.get(e.page) != {}:
-            self.say(f"step {e.step}: page {e.page} is told to be cached only, but it is "
-                     f"{'held' if e.page in self._holders else 'free'}")
+            self.say(
+                f"step {e.step}: page {e.page} is told to be cached only, but it is "
+                f"{'held' if e.page in self._holders else 'free'}"
+            )
         self._cached.add(e.page)
 
     def on_PageFreed(self, e: ev.PageFreed) -> None:
@@ -103,8 +109,10 @@ class PageAudit:
         for seq, table in tables.items():
             branch = self._streams.branches.get(seq)
             if branch is None or not branch.live:
-                self.say(f"step {e.step}: branch {seq} holds pages {sorted(table.values())} though it "
-                         "does not live")
+                self.say(
+                    f"step {e.step}: branch {seq} holds pages {sorted(table.values())} though it "
+                    "does not live"
+                )
                 continue
             if sorted(table) != list(range(len(table))):
                 self.say(f"step {e.step}: the block table of branch {seq} has a hole")
@@ -113,19 +121,25 @@ class PageAudit:
             for place, page in table.items():
                 most[page] = max(most[page], min(self._size, max(0, stored - place * self._size)))
         if e.resident > sum(most.values()) + waiting:
-            self.say(f"step {e.step}: {e.resident} tokens are told to be in memory, the pages hold at "
-                     f"most {sum(most.values())}")
+            self.say(
+                f"step {e.step}: {e.resident} tokens are told to be in memory, the pages hold at "
+                f"most {sum(most.values())}"
+            )
         if e.decode and not (e.prefill or e.extend or e.reencode or e.waiting):
             for seq, branch in self._streams.branches.items():
                 stored = len(branch.resident) - branch.pending
                 room = len(tables.get(seq, {})) * self._size
                 if branch.live and not branch.away and 0 < room < stored:
-                    self.say(f"step {e.step}: branch {seq} has {stored} tokens in memory and pages "
-                             f"for {room}")
+                    self.say(
+                        f"step {e.step}: branch {seq} has {stored} tokens in memory and pages "
+                        f"for {room}"
+                    )
 
     def end(self) -> None:
         if self._streams.complete:
             for page, holders in sorted(self._holders.items()):
                 if holders:
-                    self.say(f"the run is complete, but page {page} is still held by branches "
-                             f"{sorted(holders)}")
+                    self.say(
+                        f"the run is complete, but page {page} is still held by branches "
+                        f"{sorted(holders)}"
+                    )

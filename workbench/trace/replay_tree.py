@@ -40,13 +40,17 @@ class TreeAudit:
             self.say(f"step {e.step}: node {e.node} is opened twice")
         node = self._nodes[e.node] = AuditedNode(e)
         if not 0 <= e.owner <= 12:
-            self.say(f"step {e.step}: {node.name} has owner colour {e.owner}; there are 1 to 12 and 0")
+            self.say(
+                f"step {e.step}: {node.name} has owner colour {e.owner}; there are 1 to 12 and 0"
+            )
         branch = self._streams.branches.get(e.seq)
         if branch is None:
             self.say(f"step {e.step}: {node.name} lies on branch {e.seq}, which nobody opened")
         elif branch.request != e.request:
-            self.say(f"step {e.step}: {node.name} is of request {e.request}, its branch of request "
-                     f"{branch.request}")
+            self.say(
+                f"step {e.step}: {node.name} is of request {e.request}, its branch of request "
+                f"{branch.request}"
+            )
         if e.parent is None:
             return
         parent = self._nodes.get(e.parent)
@@ -55,11 +59,15 @@ class TreeAudit:
             return
         parent.children.append(node)
         if parent.opened.request != e.request:
-            self.say(f"step {e.step}: {node.name} is of request {e.request}, its parent of request "
-                     f"{parent.opened.request}: a tree belongs to one request")
+            self.say(
+                f"step {e.step}: {node.name} is of request {e.request}, its parent of request "
+                f"{parent.opened.request}: a tree belongs to one request"
+            )
         if parent.opened.seq == e.seq and e.index < parent.opened.index:
-            self.say(f"step {e.step}: {node.name} begins at {e.index}, before its parent at "
-                     f"{parent.opened.index}")
+            self.say(
+                f"step {e.step}: {node.name} begins at {e.index}, before its parent at "
+                f"{parent.opened.index}"
+            )
         if parent.closed is not None:
             self.say(f"step {e.step}: {node.name} is opened in {parent.name}, which is closed")
 
@@ -73,8 +81,10 @@ class TreeAudit:
         if not start <= stop <= length:
             self.say(f"step {step}: {what} of {found.name} is [{start}, {stop}) in {length} tokens")
         if seq == found.opened.seq and start < found.opened.index:
-            self.say(f"step {step}: {what} of {found.name} begins at {start}, before the node at "
-                     f"{found.opened.index}")
+            self.say(
+                f"step {step}: {what} of {found.name} begins at {start}, before the node at "
+                f"{found.opened.index}"
+            )
 
     def on_FieldSpanned(self, e: ev.FieldSpanned) -> None:
         self._inside(e.step, e.node, e.seq, e.start, e.stop, f"the {e.field.name.lower()}")
@@ -114,23 +124,29 @@ class TreeAudit:
         tasks = [child for child in node.children if child.opened.kind is NodeKind.TASK]
         listed = len(value.get("subtasks") or ())
         if listed != len(tasks):
-            self.say(f"step {e.step}: the text of {node.name} lists {listed} subtasks, the tree has "
-                     f"{len(tasks)}")
+            self.say(
+                f"step {e.step}: the text of {node.name} lists {listed} subtasks, the tree has "
+                f"{len(tasks)}"
+            )
         for span in node.spans:
             if span.field in WORTH and span.seq == seq:
                 self._field(node, e, span, value.get(span.field.name.lower()))
         if value.get("conclusion") is not None and value["conclusion"] != e.conclusion:
-            self.say(f"step {e.step}: the text of {node.name} concludes {value['conclusion']!r}, the "
-                     f"tree {e.conclusion!r}")
+            self.say(
+                f"step {e.step}: the text of {node.name} concludes {value['conclusion']!r}, the "
+                f"tree {e.conclusion!r}"
+            )
 
-    def _field(
-        self, node: AuditedNode, e: ev.NodeClosed, span: ev.FieldSpanned, said: Any
-    ) -> None:
+    def _field(self, node: AuditedNode, e: ev.NodeClosed, span: ev.FieldSpanned, said: Any) -> None:
         text = self._streams.text(span.seq, span.start, span.stop).decode("utf-8", "replace")
-        if isinstance(said, str) and json.dumps(said, ensure_ascii=False)[1:-1].strip() not in text:
-            if said.strip() not in text:
-                self.say(f"step {e.step}: the {span.field.name.lower()} of {node.name} is {said!r}, "
-                         f"its tokens say {text!r}")
+        if not isinstance(said, str):
+            return
+        escaped = json.dumps(said, ensure_ascii=False)[1:-1]
+        if escaped.strip() not in text and said.strip() not in text:
+            self.say(
+                f"step {e.step}: the {span.field.name.lower()} of {node.name} is {said!r}, "
+                f"its tokens say {text!r}"
+            )
 
     def on_RequestEnded(self, e: ev.RequestEnded) -> None:
         self._ended.add(e.request)

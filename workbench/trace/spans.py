@@ -59,7 +59,10 @@ class Spans:
 
     def index(self, entry: int) -> int:
         """The `entry`-th member; IndexError where there is none."""
-        if self.spans and 0 <= (back := self.count - 1 - entry) < self.spans[-1][1] - self.spans[-1][0]:
+        if (
+            self.spans
+            and 0 <= (back := self.count - 1 - entry) < self.spans[-1][1] - self.spans[-1][0]
+        ):
             return self.spans[-1][1] - 1 - back
         for a, b in self.spans:
             if entry < b - a:

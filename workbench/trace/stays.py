@@ -8,8 +8,8 @@ from workbench.words import FreeReason
 
 
 class Stays:
-    """Keeps `pages` and `refcounts`. Node and fill of a stay follow from its branch's stream, and are
-    brought up to date by `settle` at the end of each step."""
+    """Keeps `pages` and `refcounts`. Node and fill of a stay follow from its branch's stream, and
+    are brought up to date by `settle` at the end of each step."""
 
     def __init__(self, tables: Tables, streams: dict[int, Stream]) -> None:
         self.page_size = 16
@@ -28,8 +28,17 @@ class Stays:
     def _begin(self, page: int, seq: int | None, place: int, step: int, copied: int = -1) -> int:
         stream = self._streams.get(seq) if seq is not None else None
         stay = self._pages.append(
-            page, stream.row if stream else NOBODY, place, NOBODY, NOBODY, step, NEVER, 0, GOES_ON,
-            copied, 0,
+            page,
+            stream.row if stream else NOBODY,
+            place,
+            NOBODY,
+            NOBODY,
+            step,
+            NEVER,
+            0,
+            GOES_ON,
+            copied,
+            0,
         )
         self._current[page] = stay
         return stay

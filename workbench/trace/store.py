@@ -1,7 +1,7 @@
 """Where recorded events lie: sealed chunks in a file or in memory, and the few not sealed yet.
 
-One thread writes, others read at any time. A sealed chunk never changes; the lock is held only while
-references are copied or swapped.
+One thread writes, others read at any time. A sealed chunk never changes; the lock is held only
+while references are copied or swapped.
 """
 
 import logging
@@ -17,7 +17,8 @@ log = logging.getLogger("workbench.trace")
 
 
 class Store:
-    """Sealed chunks plus pending events. With a path they go to a file, as long as it takes them."""
+    """Sealed chunks plus pending events. With a path they go to a file, as long as it takes
+    them."""
 
     def __init__(self, path: Path | None, *, resume: bool = False) -> None:
         self.codec = Codec()
@@ -28,7 +29,9 @@ class Store:
         self._lock = threading.Lock()
         self._chunks: list[Place | bytes] = []
         self._ends: list[int] = []  # events up to and with each chunk
-        self._recent: list[Event] = []  # the last sealed chunk's events, so that a live view decodes nothing
+        self._recent: list[
+            Event
+        ] = []  # the last sealed chunk's events, so that a live view decodes nothing
         if self.file:
             for place in self.file.places:
                 self._chunks.append(place)
@@ -44,7 +47,8 @@ class Store:
             return self.sealed + len(self.pending)
 
     def seal(self) -> None:
-        """Make a chunk of the pending events. Raises what the codec raises on an event of wrong type."""
+        """Make a chunk of the pending events. Raises what the codec raises on an event of wrong
+        type."""
         events = self.pending
         if not events:
             return
@@ -55,7 +59,9 @@ class Store:
                 self.file.append(data, len(events))
                 kept = self.file.places[-1]
             except OSError as error:
-                self.trouble = f"{self.file.path}: {error.strerror or error}; recording goes on in memory"
+                self.trouble = (
+                    f"{self.file.path}: {error.strerror or error}; recording goes on in memory"
+                )
                 log.warning(self.trouble)
         if isinstance(kept, bytes):
             self.memory_bytes += len(kept)

@@ -1,4 +1,5 @@
-"""What the reducer knows of a branch: its stream as rows of `tokens`, and what of it is in memory."""
+"""What the reducer knows of a branch: its stream as rows of `tokens`, and what of it is in
+memory."""
 
 from array import array
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ UNKNOWN = 0xFFFFFFFF  # row of a stream index that no fact told of
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """A branch. Stream indexes below `at` are the parent's, unless encoded again for this branch."""
+    """A branch. Stream indexes below `at` are the parent's, unless encoded again for this
+    branch."""
 
     seq: int
     row: int  # of `branches`
@@ -25,11 +27,15 @@ class Stream:
     fielded: bool = False  # its text has fields, so that what lies between them is structure
     own: "array[int]" = field(default_factory=lambda: array("I"))  # rows of indexes at, at + 1, …
     redone: dict[int, int] = field(default_factory=dict)  # index below `at` -> row
-    cuts: list[tuple[int, int, int]] = field(default_factory=list)  # (fact number, start, stop) pruned
+    cuts: list[tuple[int, int, int]] = field(
+        default_factory=list
+    )  # (fact number, start, stop) pruned
     gone: list[Rows] = field(default_factory=list)  # stream indexes that a prune took out of memory
     table: dict[int, int] = field(default_factory=dict)  # place -> stay
     dirty: int | None = None  # lowest resident entry whose page must be looked at
-    cut: tuple[int, int] | None = None  # (lowest entry, first stay number) behind a prune, until settled
+    cut: tuple[int, int] | None = (
+        None  # (lowest entry, first stay number) behind a prune, until settled
+    )
     sampled_last: bool = False  # its last token was sampled: no K and V yet
     live: bool = True
 

@@ -1,12 +1,12 @@
 """The tables that every view draws from: what a picture may know of a run.
 
 A table is a set of columns of equal length. The same tables go over the wire to a notebook, into a
-static page and to a test. Rows are only ever appended; a later fact about an earlier row (a token was
-pruned, a node closed) is a *patch* of that cell. Everything is placed by engine step; `NEVER` marks a
-step or a row that has not come. `at(step)` in a view is: born <= step < died.
+static page and to a test. Rows are only ever appended; a later fact about an earlier row (a token
+was pruned, a node closed) is a *patch* of that cell. Everything is placed by engine step; `NEVER`
+marks a step or a row that has not come. `at(step)` in a view is: born <= step < died.
 
-Dtypes: u1 u2 u4 i4 f4 f8 as in numpy (little-endian); "str" is UTF-8 (offsets u4 [n+1] and bytes u1),
-"bytes" the same without a promise of valid UTF-8.
+Dtypes: u1 u2 u4 i4 f4 f8 as in numpy (little-endian); "str" is UTF-8 (offsets u4 [n+1] and bytes
+u1), "bytes" the same without a promise of valid UTF-8.
 """
 
 from workbench.words import Provenance
@@ -33,10 +33,10 @@ TABLES: dict[str, dict[str, str]] = {
         "pages": "u4",  # pages held after it
         "waiting": "u2",
     },
-    # one row a stream token of a branch, in order of appearance. A fork has rows for its own tokens only,
-    # and for those below its fork point that had left memory and were encoded again for it (their `index`
-    # is below that of its parent's row `branches.at`). Tokens that an edit replaced keep their rows: of
-    # two rows of one branch and index the later one is the text.
+    # one row a stream token of a branch, in order of appearance. A fork has rows for its own tokens
+    # only, and for those below its fork point that had left memory and were encoded again for it
+    # (their `index` is below that of its parent's row `branches.at`). Tokens that an edit replaced
+    # keep their rows: of two rows of one branch and index the later one is the text.
     "tokens": {
         "branch": "u2",  # row of `branches`
         "index": "u4",  # in the branch's stream
@@ -114,7 +114,8 @@ TABLES: dict[str, dict[str, str]] = {
         "id": "u4",  # words.SeqId
         "request": "u2",
         "parent": "i4",
-        "at": "u4",  # row of `tokens` in the parent from which they differ, NEVER for a first branch
+        # row of `tokens` in the parent from which they differ, NEVER for a first branch
+        "at": "u4",
         "opened": "u4",
         "closed": "u4",
         "reused": "u4",
@@ -133,7 +134,8 @@ TABLES: dict[str, dict[str, str]] = {
     },
     # expert load: routed tokens a step, layer and expert; only where the net has experts
     "routes": {"step": "u4", "layer": "u2", "expert": "u2", "count": "u2"},
-    # kind: command, refused (text is JSON: command, arguments, outcome or why), pause, resume, note, loss
+    # kind: command, refused (text is JSON: command, arguments, outcome or why), pause, resume,
+    # note, loss
     "marks": {"step": "u4", "t": "f8", "kind": "str", "text": "str"},
 }
 
@@ -143,10 +145,10 @@ META = (
 ).split()
 
 # what is not told by a fact but follows from several; all else is measured or told
-DERIVED = {
-    name: Provenance.DERIVED.value
-    for name in (
-        "steps.unpruned steps.tokens tokens.node tokens.field tokens.born tokens.died nodes.depth nodes.first "
-        "nodes.last pages.node pages.second pages.used branches.at routes.count"
-    ).split()
-}
+DERIVED = dict.fromkeys(
+    (
+        "steps.unpruned steps.tokens tokens.node tokens.field tokens.born tokens.died nodes.depth"
+        " nodes.first nodes.last pages.node pages.second pages.used branches.at routes.count"
+    ).split(),
+    Provenance.DERIVED.value,
+)

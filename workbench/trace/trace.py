@@ -1,4 +1,5 @@
-"""A trace: the facts of a run, from a file or from a run that goes on, and the tables made of them."""
+"""A trace: the facts of a run, from a file or from a run that goes on, and the tables made of
+them."""
 
 import os
 import threading
@@ -17,9 +18,12 @@ E = TypeVar("E", bound=Event)
 
 
 class Trace:
-    """A recorded run. `Trace.open(path)` reads a file; damaged ones open up to their last whole chunk."""
+    """A recorded run. `Trace.open(path)` reads a file; damaged ones open up to their last whole
+    chunk."""
 
-    viewer: ClassVar[Callable[["Trace"], object] | None] = None  # set by the widgets when they are imported
+    viewer: ClassVar[Callable[["Trace"], object] | None] = (
+        None  # set by the widgets when they are imported
+    )
 
     def __init__(self, path: Path, found: Scan) -> None:
         self.path: Path | None = path
@@ -57,7 +61,8 @@ class Trace:
         return tally
 
     def info(self) -> dict[str, Any]:
-        """What `workbench trace info` prints. `recovered_bytes` are readable, `lost_bytes` lie behind."""
+        """What `workbench trace info` prints. `recovered_bytes` are readable, `lost_bytes` lie
+        behind."""
         counts = self.counts()
         fed = sum(len(e.tokens) for e in self.events(TokensFed))
         return {
@@ -77,9 +82,10 @@ class Trace:
         return bool(ends) and ends[-1].complete and not self.lost_bytes
 
     def tables(self, at: int | None = None) -> Tables:
-        """The tables after step `at`, or as they stand at the end. Not to be changed by the caller."""
+        """The tables after step `at`, or as they stand at the end. Not to be changed by the
+        caller."""
         if at is not None:
-            return TableBuilder().apply(e for e in self.events() if e.step <= at)
+            return TableBuilder().apply(e for e in self.events(Event) if e.step <= at)
         if self._tables is None:
             self._tables = TableBuilder().apply(self.events())
             self._tables.meta["live"] = False
@@ -97,8 +103,10 @@ class Trace:
     def show(self) -> object:
         """The composite view of this trace. Needs `import widgets`."""
         if Trace.viewer is None:
-            raise RuntimeError("Trace.show wants the widgets, which are not imported; "
-                               "`import widgets` first, or export the trace to a page")
+            raise RuntimeError(
+                "Trace.show wants the widgets, which are not imported; "
+                "`import widgets` first, or export the trace to a page"
+            )
         return Trace.viewer(self)
 
 
@@ -136,8 +144,8 @@ class LiveTrace(Trace):
         return Counter(type(e).__name__ for e in self._store.since(0))
 
     def tables(self, at: int | None = None) -> Tables:
-        """As of `Trace`. Without `at` the same object each time, brought up to date: while the run goes
-        on read it through `delta`, which is one consistent moment."""
+        """As of `Trace`. Without `at` the same object each time, brought up to date: while the run
+        goes on read it through `delta`, which is one consistent moment."""
         if at is not None:
             return TableBuilder().apply(e for e in self._store.since(0) if e.step <= at)
         with self._lock:

@@ -1,8 +1,9 @@
-"""SYNTHETIC traces: made up by a small simulator, no model behind them. For tests and benchmarks only.
+"""SYNTHETIC traces: made up by a small simulator, no model behind them. For tests and benchmarks
+only.
 
-`tim_run(tokens)` is a reasoning tree like TIM's with tools and prunes over paged memory, as a list of
-events. The simulator keeps plain lists of what is resident where, so that tests can compare the tables
-with it. Run as a script it writes a trace file:
+`tim_run(tokens)` is a reasoning tree like TIM's with tools and prunes over paged memory, as a list
+of events. The simulator keeps plain lists of what is resident where, so that tests can compare the
+tables with it. Run as a script it writes a trace file:
 
     python -m tests.unit.trace.synthetic --tokens 100000 --out synthetic.wbt
 """
@@ -29,8 +30,10 @@ from workbench.words import (
     Step,
 )
 
-WORDS = ("the sum of two paths is less than all that we know so far and so it must follow here now then "
-         "key value look up next link chain step find check total five seven nine eleven twelve").split()
+WORDS = (
+    "the sum of two paths is less than all that we know so far and so it must follow here now then "
+    "key value look up next link chain step find check total five seven nine eleven twelve"
+).split()
 VOCABULARY = 2000
 STRUCTURE = range(10, 40)
 
@@ -57,8 +60,17 @@ class SimBranch:
 class Simulator:
     """Emits consistent facts about branches over paged memory; one method a happening."""
 
-    def __init__(self, *, pages: int = 256, page_size: int = 16, window: int = 1024, layers: int = 4,
-                 experts: int = 0, top: int = 5, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        pages: int = 256,
+        page_size: int = 16,
+        window: int = 1024,
+        layers: int = 4,
+        experts: int = 0,
+        top: int = 5,
+        seed: int = 0,
+    ) -> None:
         self.events: list[ev.Event] = []
         self.random = random.Random(seed)
         self.page_size, self.top, self.experts, self.layers = page_size, top, experts, layers
@@ -74,10 +86,23 @@ class Simulator:
         self.tokens = 0  # told of so far, those encoded again for a fork included
         self.resident: list[set[int]] = []  # numbers of the tokens in memory after each step
         self.counts: list[dict[int, int]] = []  # refcounts of held pages after each step
-        self.emit(ev.RunStarted(
-            self.step, "2026-01-01T00:00:00Z", "SYNTHETIC (no model)", "synthetic", page_size, pages,
-            window, window, layers, experts, (2,), "{}", '{"model":"made up for tests"}',
-        ))
+        self.emit(
+            ev.RunStarted(
+                self.step,
+                "2026-01-01T00:00:00Z",
+                "SYNTHETIC (no model)",
+                "synthetic",
+                page_size,
+                pages,
+                window,
+                window,
+                layers,
+                experts,
+                (2,),
+                "{}",
+                '{"model":"made up for tests"}',
+            )
+        )
 
     def emit(self, event: ev.Event) -> None:
         self.events.append(event)
@@ -86,22 +111,33 @@ class Simulator:
 
     def open(self, prompt: list[int], request: int = 0) -> SimBranch:
         branch = self.branches[len(self.branches)] = SimBranch(len(self.branches))
-        self.emit(ev.BranchOpened(self.step, self.t, SeqId(branch.seq), RequestId(request), None, 0, 0))
+        self.emit(
+            ev.BranchOpened(self.step, self.t, SeqId(branch.seq), RequestId(request), None, 0, 0)
+        )
         self.feed(branch, prompt, Origin.PROMPT, Phase.PREFILL)
         return branch
 
     def fork(self, parent: SimBranch, at: int | None = None, request: int = 0) -> SimBranch:
-        """A branch that has in memory what `parent` had before its token `at`. Pages whose entries are
-        the same are shared; the rest is computed anew."""
+        """A branch that has in memory what `parent` had before its token `at`. Pages whose entries
+        are the same are shared; the rest is computed anew."""
         at = len(parent.tokens) if at is None else at
         now = at == len(parent.tokens)
         memory = list(parent.resident if now else parent.memories[at])
-        child = SimBranch(len(self.branches), parent.tokens[:at], memory, rows=parent.rows[:at],
-                          memories=parent.memories[:at], pending=now and parent.pending)
+        child = SimBranch(
+            len(self.branches),
+            parent.tokens[:at],
+            memory,
+            rows=parent.rows[:at],
+            memories=parent.memories[:at],
+            pending=now and parent.pending,
+        )
         alive = self._alive()
         self.branches[child.seq] = child
-        self.emit(ev.BranchOpened(self.step, self.t, SeqId(child.seq), RequestId(request),
-                                  SeqId(parent.seq), at, 0))
+        self.emit(
+            ev.BranchOpened(
+                self.step, self.t, SeqId(child.seq), RequestId(request), SeqId(parent.seq), at, 0
+            )
+        )
         for index in memory:
             if child.rows[index] not in alive:
                 child.rows[index] = self._number()
@@ -114,8 +150,9 @@ class Simulator:
         for place, page in enumerate(parent.table[: -(-same // self.page_size)]):
             self.refcount[page] += 1
             child.table.append(page)
-            self.emit(ev.PageShared(self.step, PageId(page), SeqId(child.seq), place,
-                                    self.refcount[page]))
+            self.emit(
+                ev.PageShared(self.step, PageId(page), SeqId(child.seq), place, self.refcount[page])
+            )
         if not now:
             self._store(child, same, len(memory))
             self.end_step(Phase.REENCODE, max(1, len(memory) - same))
@@ -132,8 +169,24 @@ class Simulator:
         branch.resident = kept
         del branch.tokens[start:], branch.rows[start:], branch.memories[start:]
         branch.pending = False
-        self.emit(ev.Pruned(self.step, self.t, SeqId(branch.seq), None, start, end, before - len(kept),
-                            0, 0, 0, PruneMode.REENCODE, before, len(kept) + len(tokens), "edit"))
+        self.emit(
+            ev.Pruned(
+                self.step,
+                self.t,
+                SeqId(branch.seq),
+                None,
+                start,
+                end,
+                before - len(kept),
+                0,
+                0,
+                0,
+                PruneMode.REENCODE,
+                before,
+                len(kept) + len(tokens),
+                "edit",
+            )
+        )
         self.feed(branch, tokens, Origin.FED, Phase.EXTEND)
 
     def _number(self) -> int:
@@ -182,7 +235,9 @@ class Simulator:
             page = self.free.pop()
             self.refcount[page], self.used[page] = 1, before % size
             branch.table[place] = page
-            self.emit(ev.PageCopied(self.step, PageId(source), PageId(page), SeqId(branch.seq), place))
+            self.emit(
+                ev.PageCopied(self.step, PageId(source), PageId(page), SeqId(branch.seq), place)
+            )
             self._release(branch, source, FreeReason.DROPPED)
         while len(branch.table) * size < after:
             self._allocate(branch)
@@ -190,7 +245,9 @@ class Simulator:
             used = min(size, after - place * size)
             self.used[branch.table[place]] = used
             if used == size:
-                self.emit(ev.PageFilled(self.step, PageId(branch.table[place]), SeqId(branch.seq), size))
+                self.emit(
+                    ev.PageFilled(self.step, PageId(branch.table[place]), SeqId(branch.seq), size)
+                )
 
     # ---- steps ----
 
@@ -212,8 +269,18 @@ class Simulator:
             draw = self.random.random()
             top = [token] + [self.random.randrange(40, VOCABULARY) for _ in range(self.top - 1)]
             logprobs = [-draw * (i + 0.25) for i in range(self.top)]
-            self.emit(ev.TokenSampled(self.step, SeqId(branch.seq), index, token, -draw * 0.25,
-                                      draw * 2.5, tuple(top), tuple(logprobs)))
+            self.emit(
+                ev.TokenSampled(
+                    self.step,
+                    SeqId(branch.seq),
+                    index,
+                    token,
+                    -draw * 0.25,
+                    draw * 2.5,
+                    tuple(top),
+                    tuple(logprobs),
+                )
+            )
             self._extend(branch, [token])
             branch.pending = True
         self.end_step(Phase.DECODE, len(branches), sampled=len(branches))
@@ -221,17 +288,35 @@ class Simulator:
     def end_step(self, phase: Phase, computed: int, sampled: int = 0) -> None:
         if self.experts:
             for layer in range(self.layers):
-                chosen = tuple(self.random.randrange(self.experts) for _ in range(2 * min(computed, 64)))
+                chosen = tuple(
+                    self.random.randrange(self.experts) for _ in range(2 * min(computed, 64))
+                )
                 self.emit(ev.Routed(self.step, layer, 2, chosen, (0.5,) * len(chosen)))
         seconds = 0.008 + 0.0002 * computed
         held = {page for b in self.branches.values() for page in b.table}
         resident = sum(self.used[page] for page in held)
         counts = {p: computed if p is phase else 0 for p in Phase}
-        self.emit(ev.StepEnded(
-            self.step, self.t, seconds, phase, max(1, sampled), counts[Phase.PREFILL],
-            counts[Phase.DECODE], counts[Phase.EXTEND], counts[Phase.REENCODE], sampled, resident,
-            len(held), 0, 0.0001, seconds - 0.0004, 0.0002, 0.0001,
-        ))
+        self.emit(
+            ev.StepEnded(
+                self.step,
+                self.t,
+                seconds,
+                phase,
+                max(1, sampled),
+                counts[Phase.PREFILL],
+                counts[Phase.DECODE],
+                counts[Phase.EXTEND],
+                counts[Phase.REENCODE],
+                sampled,
+                resident,
+                len(held),
+                0,
+                0.0001,
+                seconds - 0.0004,
+                0.0002,
+                0.0001,
+            )
+        )
         self.held.append(held)
         if self.watched:
             self.resident.append(self._alive())
@@ -256,11 +341,24 @@ class Simulator:
             self._release(branch, page, FreeReason.PRUNED)
         need = -(-len(branch.resident) // self.page_size)
         reencoded = max(0, behind - branch.pending)
-        self.emit(ev.Pruned(
-            self.step, self.t, SeqId(branch.seq), None if node is None else NodeId(node), start, stop,
-            len(gone), reencoded, 0, held_before - need, PruneMode.REENCODE, len(before),
-            len(branch.resident), "threshold",
-        ))
+        self.emit(
+            ev.Pruned(
+                self.step,
+                self.t,
+                SeqId(branch.seq),
+                None if node is None else NodeId(node),
+                start,
+                stop,
+                len(gone),
+                reencoded,
+                0,
+                held_before - need,
+                PruneMode.REENCODE,
+                len(before),
+                len(branch.resident),
+                "threshold",
+            )
+        )
         branch.pending = False
         if keep:
             last = branch.table[keep - 1]
@@ -282,7 +380,9 @@ class _Frame:
 class TimRun:
     """A tree grown in one branch, its subtask lists pruned as they close."""
 
-    def __init__(self, tokens: int, threshold: int = 0, forks: bool = False, **options: int) -> None:
+    def __init__(
+        self, tokens: int, threshold: int = 0, forks: bool = False, **options: int
+    ) -> None:
         self.sim = Simulator(**options)
         self.limit = tokens
         self.threshold = threshold
@@ -308,7 +408,11 @@ class TimRun:
     def _write(self, n: int, *, structure: bool = False) -> tuple[int, int]:
         start = len(self.branch.tokens)
         for _ in range(n):
-            token = self.sim.random.choice(STRUCTURE) if structure else self.sim.random.randrange(40, VOCABULARY)
+            token = (
+                self.sim.random.choice(STRUCTURE)
+                if structure
+                else self.sim.random.randrange(40, VOCABULARY)
+            )
             self.sim.sample([self.branch], [token])
         return start, len(self.branch.tokens)
 
@@ -316,14 +420,26 @@ class TimRun:
         sim = self.sim
         node = sim.next_node
         sim.next_node += 1
-        sim.emit(ev.NodeOpened(
-            sim.step, NodeId(node), None if parent is None else NodeId(parent), SeqId(self.branch.seq),
-            RequestId(0), kind, path, len(self.branch.tokens), owner, lap,
-        ))
+        sim.emit(
+            ev.NodeOpened(
+                sim.step,
+                NodeId(node),
+                None if parent is None else NodeId(parent),
+                SeqId(self.branch.seq),
+                RequestId(0),
+                kind,
+                path,
+                len(self.branch.tokens),
+                owner,
+                lap,
+            )
+        )
         return node
 
     def _field(self, node: int, which: Field, span: tuple[int, int]) -> None:
-        self.sim.emit(ev.FieldSpanned(self.sim.step, NodeId(node), SeqId(self.branch.seq), which, *span))
+        self.sim.emit(
+            ev.FieldSpanned(self.sim.step, NodeId(node), SeqId(self.branch.seq), which, *span)
+        )
 
     def _task(self, parent: int, path: str, depth: int, owner: int, lap: int) -> None:
         sim, chance = self.sim, self.sim.random
@@ -355,15 +471,38 @@ class TimRun:
         sim = self.sim
         call = self._write(8)
         self._field(node, Field.CALL, call)
-        sim.emit(ev.ToolCalled(sim.step, sim.t, NodeId(node), SeqId(self.branch.seq), node, "lookup",
-                               json.dumps({"key": f"k{node}"})))
+        sim.emit(
+            ev.ToolCalled(
+                sim.step,
+                sim.t,
+                NodeId(node),
+                SeqId(self.branch.seq),
+                node,
+                "lookup",
+                json.dumps({"key": f"k{node}"}),
+            )
+        )
         sim.emit(ev.Waited(sim.step, sim.t, 0.05, "tool"))
         sim.t += 0.05
-        sim.emit(ev.ToolReturned(sim.step, sim.t, NodeId(node), SeqId(self.branch.seq), node, True,
-                                 json.dumps({"value": node}), 0.05))
+        sim.emit(
+            ev.ToolReturned(
+                sim.step,
+                sim.t,
+                NodeId(node),
+                SeqId(self.branch.seq),
+                node,
+                True,
+                json.dumps({"value": node}),
+                0.05,
+            )
+        )
         start = len(self.branch.tokens)
-        sim.feed(self.branch, [sim.random.randrange(40, VOCABULARY) for _ in range(12)], Origin.TOOL,
-                 Phase.EXTEND)
+        sim.feed(
+            self.branch,
+            [sim.random.randrange(40, VOCABULARY) for _ in range(12)],
+            Origin.TOOL,
+            Phase.EXTEND,
+        )
         self._field(node, Field.RESULT, (start, len(self.branch.tokens)))
 
     def _side_branch(self) -> None:
@@ -378,13 +517,17 @@ class TimRun:
         if start < stop:
             sim.emit(ev.ListSpanned(sim.step, NodeId(node), SeqId(self.branch.seq), start, stop))
             self.closed_lists.append((node, start, stop))
-        sim.emit(ev.NodeClosed(sim.step, NodeId(node), len(self.branch.tokens), f"concluded {node}"))
+        sim.emit(
+            ev.NodeClosed(sim.step, NodeId(node), len(self.branch.tokens), f"concluded {node}")
+        )
         while len(self.closed_lists) > self.threshold:
             owner, first, last = self.closed_lists.pop(0)
             sim.prune(self.branch, first, last, owner)
 
 
-def tim_run(tokens: int, *, threshold: int = 0, forks: bool = False, **options: int) -> list[ev.Event]:
+def tim_run(
+    tokens: int, *, threshold: int = 0, forks: bool = False, **options: int
+) -> list[ev.Event]:
     """Events of a SYNTHETIC tree of at least `tokens` stream tokens. Options as of `Simulator`."""
     return TimRun(tokens, threshold, forks, **options).run()
 
@@ -401,8 +544,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     recorder = Recorder(asked.out, text_of)
-    for event in tim_run(asked.tokens, threshold=asked.threshold, forks=asked.forks,
-                         experts=asked.experts, pages=asked.pages):
+    for event in tim_run(
+        asked.tokens,
+        threshold=asked.threshold,
+        forks=asked.forks,
+        experts=asked.experts,
+        pages=asked.pages,
+    ):
         recorder.emit(event)
     recorder.close()
 

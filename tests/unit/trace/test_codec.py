@@ -67,7 +67,9 @@ def test_floats_that_are_not_finite() -> None:
     events = [TokenSampled(Step(0), SeqId(0), 0, 1, -math.inf, math.nan, (1,), (1e300,))]
     (found,) = Codec().decode(Codec().encode(events))
     assert isinstance(found, TokenSampled)
-    assert found.logprob == -math.inf and math.isnan(found.entropy) and found.top_logprobs == (1e300,)
+    assert (
+        found.logprob == -math.inf and math.isnan(found.entropy) and found.top_logprobs == (1e300,)
+    )
 
 
 def test_only_some_types_and_counts() -> None:

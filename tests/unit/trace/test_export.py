@@ -135,7 +135,9 @@ def test_parquet(trace: Trace, tmp_path: Path, out: str) -> None:
     assert np.array_equal(tokens["died"].drop_null().to_numpy(), died[died != NEVER])
     assert set(tokens["field"].unique().to_pylist()) >= {"prompt", "thought", "structure"}
     nodes = pq.read_table(folder / "nodes.parquet")
-    assert nodes["parent"][0].as_py() is None and nodes["title"].to_pylist() == tables["nodes"].texts("title")
+    assert nodes["parent"][0].as_py() is None and nodes["title"].to_pylist() == tables[
+        "nodes"
+    ].texts("title")
     reasons = pq.read_table(folder / "pages.parquet")["reason"].to_pylist()
     assert "pruned" in reasons and "ended" in reasons
 

@@ -37,7 +37,9 @@ def test_a_whole_file(recorded: tuple[Path, list[Event]]) -> None:
     assert trace.recovered_bytes == path.stat().st_size
 
 
-def test_cut_at_every_byte_of_the_last_chunks(recorded: tuple[Path, list[Event]], tmp_path: Path) -> None:
+def test_cut_at_every_byte_of_the_last_chunks(
+    recorded: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
     path, events = recorded
     data = path.read_bytes()
     places = scan(path).places
@@ -72,7 +74,12 @@ def test_a_damaged_header_says_so(recorded: tuple[Path, list[Event]], tmp_path: 
     path, _ = recorded
     data = path.read_bytes()
     bad = tmp_path / "bad.wbt"
-    for at, match in ((0, "wanted a workbench trace"), (8, "newer|damaged"), (12, "header"), (40, "header is damaged")):
+    for at, match in (
+        (0, "wanted a workbench trace"),
+        (8, "newer|damaged"),
+        (12, "header"),
+        (40, "header is damaged"),
+    ):
         bad.write_bytes(data[:at] + bytes((data[at] ^ 0x55,)) + data[at + 1 :])
         with pytest.raises(TraceError, match=match):
             Trace.open(bad)
@@ -98,7 +105,9 @@ for event in events:
 def test_killed_while_writing(tmp_path: Path) -> None:
     path = tmp_path / "killed.wbt"
     child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
+        [sys.executable, "-c", KILLED, str(path)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
     )
     assert child.stdout is not None and child.stdout.readline() == b"ready\n"
     while path.stat().st_size < 20_000:
@@ -150,7 +159,9 @@ def test_a_full_disk_is_told_once_and_the_run_goes_on(
     for event in events:
         recorder.emit(event)
     recorder.close()
-    assert sum("No space left" in r.message for r in caplog.records) == 2  # once, and once at the end
+    assert (
+        sum("No space left" in r.message for r in caplog.records) == 2
+    )  # once, and once at the end
     told = [e for e in recorder.live.events(Noted) if "goes on in memory" in e.text]
     assert len(told) == 1
     kept = [e for e in recorder.live.events() if not isinstance(e, TokenKnown | Noted)]
@@ -180,4 +191,6 @@ def test_chunks_kept_in_memory_reach_the_file_when_it_has_room_again(
     recorder.close()
     trace = Trace.open(path)
     assert trace.complete
-    assert [e for e in trace.events() if not isinstance(e, TokenKnown | Noted)][: len(events)] == events
+    assert [e for e in trace.events() if not isinstance(e, TokenKnown | Noted)][
+        : len(events)
+    ] == events

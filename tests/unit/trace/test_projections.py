@@ -60,8 +60,16 @@ def test_tree_outline_and_text() -> None:
     sim = Simulator()
     branch = sim.open([40, 41])
     first = len(branch.tokens)
-    sim.emit(ev.NodeOpened(sim.step, NodeId(0), None, SeqId(0), RequestId(0), NodeKind.ROOT, "", first, 0, 0))
-    sim.emit(ev.NodeOpened(sim.step, NodeId(1), NodeId(0), SeqId(0), RequestId(0), NodeKind.TASK, "1", first, 1, 0))
+    sim.emit(
+        ev.NodeOpened(
+            sim.step, NodeId(0), None, SeqId(0), RequestId(0), NodeKind.ROOT, "", first, 0, 0
+        )
+    )
+    sim.emit(
+        ev.NodeOpened(
+            sim.step, NodeId(1), NodeId(0), SeqId(0), RequestId(0), NodeKind.TASK, "1", first, 1, 0
+        )
+    )
     sim.emit(ev.NodeTitled(sim.step, NodeId(1), "add"))
     sim.sample([branch], [50])
     sim.sample([branch], [51])
@@ -96,9 +104,13 @@ def test_summary_and_peak() -> None:
     prunes = [e for e in events if isinstance(e, ev.Pruned)]
     found = show.summary(tables)
     most = max(steps, key=lambda e: e.resident)
-    assert show.peak(tables) == show.Peak(most.step, most.resident, max(e.pages_held for e in steps))
+    assert show.peak(tables) == show.Peak(
+        most.step, most.resident, max(e.pages_held for e in steps)
+    )
     assert found["tokens"]["sampled"] == sum(e.sampled for e in steps)
-    assert found["tokens"]["computed"] == sum(e.prefill + e.decode + e.extend + e.reencode for e in steps)
+    assert found["tokens"]["computed"] == sum(
+        e.prefill + e.decode + e.extend + e.reencode for e in steps
+    )
     assert found["kv"]["pruned_tokens"] == sum(e.removed for e in prunes)
     assert found["kv"]["reencoded_tokens"] == sum(e.reencoded for e in prunes)
     assert found["answer"] == "forty-two" and found["finish"] == "stop"

@@ -174,7 +174,9 @@ def test_info_of_a_recorded_run(tmp_path: Path) -> None:
     assert info["tokens"] == tokens == TableBuilder().apply(events)["tokens"].rows
     assert info["steps"] == sum(isinstance(e, ev.StepEnded) for e in events)
     assert info["requests"] == 1 and info["complete"] is True
-    assert info["lost_bytes"] == 0 and info["recovered_bytes"] == (tmp_path / "a.wbt").stat().st_size
+    assert (
+        info["lost_bytes"] == 0 and info["recovered_bytes"] == (tmp_path / "a.wbt").stat().st_size
+    )
     assert recorder.live.info() == info
 
 

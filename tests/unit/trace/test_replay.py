@@ -41,7 +41,9 @@ def sound() -> list[Event]:
     return [*with_texts(tim_run(400, forks=True, seed=2)), ev.RunEnded(Step(9999), 99.0, True)]
 
 
-def first(events: list[Event], kind: type[Event], where: Callable[[Any], bool] = lambda e: True) -> int:
+def first(
+    events: list[Event], kind: type[Event], where: Callable[[Any], bool] = lambda e: True
+) -> int:
     return next(i for i, e in enumerate(events) if type(e) is kind and where(e))
 
 
@@ -171,8 +173,18 @@ def json_run() -> list[Event]:
         return base + at, base + at + len(of.encode())
 
     def node(n: int, parent: int | None, start: int, path: str) -> Event:
-        return ev.NodeOpened(sim.step, NodeId(n), None if parent is None else NodeId(parent), SeqId(0),
-                             RequestId(0), NodeKind.TASK, path, start, 1, 0)
+        return ev.NodeOpened(
+            sim.step,
+            NodeId(n),
+            None if parent is None else NodeId(parent),
+            SeqId(0),
+            RequestId(0),
+            NodeKind.TASK,
+            path,
+            start,
+            1,
+            0,
+        )
 
     def told(n: int, field: Field, bounds: tuple[int, int]) -> Event:
         return ev.FieldSpanned(sim.step, NodeId(n), SeqId(0), field, *bounds)
@@ -200,8 +212,14 @@ def test_text_agrees_with_the_tree() -> None:
     ("plant", "sentence"),
     [
         (leave_out(ev.NodeOpened, lambda e: e.node == 2), "lists 2 subtasks, the tree has 1"),
-        (change(ev.NodeClosed, lambda e: e.node == 1, conclusion="7"), "concludes '2', the tree '7'"),
-        (change(ev.FieldSpanned, lambda e: e.node == 1, stop=lambda e: e.start), "is 'b', its tokens say ''"),
+        (
+            change(ev.NodeClosed, lambda e: e.node == 1, conclusion="7"),
+            "concludes '2', the tree '7'",
+        ),
+        (
+            change(ev.FieldSpanned, lambda e: e.node == 1, stop=lambda e: e.start),
+            "is 'b', its tokens say ''",
+        ),
     ],
 )
 def test_text_against_the_tree(plant: Any, sentence: str) -> None:

@@ -30,8 +30,12 @@ def program(seed: int, length: int = 60, page_size: int = 4) -> Simulator:
                 group = chance.sample(live, chance.randrange(1, len(live) + 1))
                 sim.sample(group, [chance.randrange(40, 99) for _ in group])
             case "f":
-                sim.feed(branch, [chance.randrange(40, 99) for _ in range(chance.randrange(1, 9))],
-                         Origin.TOOL, Phase.EXTEND)
+                sim.feed(
+                    branch,
+                    [chance.randrange(40, 99) for _ in range(chance.randrange(1, 9))],
+                    Origin.TOOL,
+                    Phase.EXTEND,
+                )
             case "p":
                 start = chance.randrange(0, n - 1)
                 sim.prune(branch, start, chance.randrange(start + 1, n), None)
@@ -78,7 +82,9 @@ def test_what_lies_on_a_page(seed: int) -> None:
     running = np.flatnonzero(pages.numbers("to") == NEVER)
     for stay in running.tolist():
         cell = {name: pages.cell(name, stay) for name in ("page", "branch", "place", "used")}
-        owner = next((b for b in sim.branches.values() if branch_row[b.seq] == cell["branch"]), None)
+        owner = next(
+            (b for b in sim.branches.values() if branch_row[b.seq] == cell["branch"]), None
+        )
         if owner is None or not owner.live:
             continue
         stored = len(owner.resident) - owner.pending
@@ -100,18 +106,26 @@ def test_nodes_of_tokens_and_pages_of_a_tree() -> None:
             up = node[token]
             while up != row and up != NOBODY:
                 up = parent[up]
-            assert up == row, "a token between first and last belongs to the node or to one below it"
+            assert up == row, (
+                "a token between first and last belongs to the node or to one below it"
+            )
         if row:
             assert depth[row] == depth[parent[row]] + 1
             assert first[parent[row]] <= first[row] and last[row] <= last[parent[row]]
     assert set(np.unique(field)) == {
-        Field.STRUCTURE, Field.PROMPT, Field.THOUGHT, Field.CALL, Field.RESULT, Field.CONCLUSION
+        Field.STRUCTURE,
+        Field.PROMPT,
+        Field.THOUGHT,
+        Field.CALL,
+        Field.RESULT,
+        Field.CONCLUSION,
     }
     lists = np.flatnonzero(nodes.numbers("list_first") != NEVER)
     assert len(lists) and (nodes.numbers("pruned")[lists] != NEVER).all()
     inside = tokens.numbers("died")[nodes.numbers("list_first")[lists[0]]]
     assert inside <= nodes.numbers("pruned")[lists[0]]
-    # a page's node is that of the first token it holds, checked where a stay began and ended in one piece
+    # a page's node is that of the first token it holds, checked where a stay began and ended in one
+    # piece
     assert (pages.numbers("node")[pages.numbers("used") > 0] != NOBODY).any()
 
 
@@ -131,8 +145,10 @@ def test_a_pruned_page_begins_a_new_stay() -> None:
     branch = sim.open(list(range(40, 50)))  # pages of 4, 4, 2
     sim.prune(branch, 2, 7, None)
     pages = TableBuilder().apply(sim.events)["pages"]
-    rows = [tuple(int(pages.cell(c, r)) for c in ("page", "place", "from", "to", "used", "reason"))
-            for r in range(pages.rows)]
+    rows = [
+        tuple(int(pages.cell(c, r)) for c in ("page", "place", "from", "to", "used", "reason"))
+        for r in range(pages.rows)
+    ]
     assert rows[:3] == [
         (0, 0, 0, 1, 4, FreeReason.PRUNED),
         (1, 1, 0, 1, 4, FreeReason.PRUNED),
@@ -211,7 +227,9 @@ def test_snapshot_and_deltas_add_up(every: int) -> None:
     for start in range(0, len(events), every):
         tables = builder.apply(events[start : start + every])
         delta = tables.delta(view.revision)
-        sizes.append(sum(len(a.values) for a in delta.appends) + sum(len(p.rows) for p in delta.patches))
+        sizes.append(
+            sum(len(a.values) for a in delta.appends) + sum(len(p.rows) for p in delta.patches)
+        )
         view.take(delta)
     whole = View()
     whole.take(TableBuilder().apply(events).delta(None))
@@ -234,10 +252,25 @@ def test_a_node_opened_after_its_first_token() -> None:
     sim = Simulator()
     branch = sim.open([40, 41])
     sim.sample([branch], [50])
-    sim.emit(ev.NodeOpened(sim.step, NodeId(7), None, SeqId(0), ev.RequestId(0), ev.NodeKind.ROOT,
-                           "", 2, 0, 0))
-    sim.emit(ev.NodeOpened(sim.step, NodeId(8), NodeId(7), SeqId(0), ev.RequestId(0),
-                           ev.NodeKind.TASK, "1", 3, 1, 0))
+    sim.emit(
+        ev.NodeOpened(
+            sim.step, NodeId(7), None, SeqId(0), ev.RequestId(0), ev.NodeKind.ROOT, "", 2, 0, 0
+        )
+    )
+    sim.emit(
+        ev.NodeOpened(
+            sim.step,
+            NodeId(8),
+            NodeId(7),
+            SeqId(0),
+            ev.RequestId(0),
+            ev.NodeKind.TASK,
+            "1",
+            3,
+            1,
+            0,
+        )
+    )
     sim.sample([branch], [51])
     sim.sample([branch], [52])
     sim.emit(ev.NodeClosed(sim.step, NodeId(8), 4, "done"))
@@ -251,8 +284,11 @@ def test_a_node_opened_after_its_first_token() -> None:
 def test_rotate_moves_pages_that_stay() -> None:
     sim = Simulator(page_size=4)
     branch = sim.open(list(range(40, 52)))
-    sim.emit(ev.Pruned(sim.step, sim.t, SeqId(0), None, 0, 4, 4, 0, 8, 1, PruneMode.ROTATE, 12, 8,
-                       "command"))
+    sim.emit(
+        ev.Pruned(
+            sim.step, sim.t, SeqId(0), None, 0, 4, 4, 0, 8, 1, PruneMode.ROTATE, 12, 8, "command"
+        )
+    )
     branch.resident = list(range(4, 12))
     page = branch.table.pop()
     sim._release(branch, page, FreeReason.MOVED)
