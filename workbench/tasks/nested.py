@@ -197,7 +197,9 @@ def loops(level: int, rng: random.Random) -> Problem:
             thought = f"{count} from {line.body[0].label}: {value}"
             value, inner = run(line.body, value)
             back = Work(f"{line.back}: {value}", f"back {line.after}: {value}", call(line.back))
-            rounds.append(Work(thought, f"{count}: {value}", None, (*inner, back)))
+            # the label has to leave the round, or it would be pruned with the line that told it
+            said = f"{count} back {line.after}: {value}"
+            rounds.append(Work(thought, said, None, (*inner, back)))
         return value, tuple(rounds)
 
     start = rng.randrange(10)

@@ -1,0 +1,58 @@
+"""The adapters that ship with the package, as recipes that make them again."""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+
+from workbench.model.load import open_model
+from workbench.train.corpus import Encoder, Mixture
+from workbench.train.loop import Loop, Recipe, Row
+from workbench.train.net import LINEARS, TrainNet
+
+BASE = "smollm2-135m-instruct"
+TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"  # no system text: tokens saved
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("tim-smollm2", Mixture("tree"), steps=1800),
+        Recipe("cot-smollm2", Mixture("flat"), steps=1800),
+    )
+}
+
+
+def encoder(base: str = BASE) -> Encoder:
+    """How the base model writes prompts and pieces."""
+    tokenizer = open_model(base).tokenizer
+    (end,) = [i for i in tokenizer.eos if tokenizer.token_bytes(i) == b"<|im_end|>"]
+    return Encoder(
+        prompt=lambda text: tokenizer.encode(TURN.format(text)),
+        piece=lru_cache(1 << 16)(tokenizer.encode),
+        end=end,
+    )
+
+
+def net(recipe: Recipe, dtype: torch.dtype, base: str = BASE) -> TrainNet:
+    """The base model's weights under a fresh LoRA."""
+    opened = open_model(base)
+    names = ["model.embed_tokens.weight", "model.norm.weight"]
+    for layer in range(opened.shape.layers):
+        place = f"model.layers.{layer}"
+        names += [f"{place}.input_layernorm.weight", f"{place}.post_attention_layernorm.weight"]
+        names += [f"{place}.{linear}.weight" for linear in LINEARS]
+    if not opened.shape.tied_head:
+        names.append("lm_head.weight")
+    weights = {name: opened.checkpoint.tensor(name).to(dtype) for name in names}
+    return TrainNet(opened.shape, weights, recipe.lora, recipe.seed)
+
+
+def train(recipe: Recipe, out: Path, resume: bool = False, workers: int = 1) -> Iterator[Row]:
+    """Run a recipe on the machine's GPU, or on its CPU (hours); yields figures as they come."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    loop = Loop(recipe, net(recipe, dtype), partial(encoder, BASE), out, device, workers)
+    if resume:
+        loop.resume()
+    yield from loop.run()
