@@ -142,6 +142,12 @@ class Paged:
 
     def step(self, work: Sequence[tuple[Row, int]], **extra: Any) -> ForwardOutput:
         """Run the next n tokens of each row; logits of all tokens unless `extra` says otherwise."""
+        batch = self.batch(work, **extra)
+        why = self.forward.unserved(batch)
+        assert why is None, why
+        return self.forward(batch, self.pool)
+
+    def batch(self, work: Sequence[tuple[Row, int]], **extra: Any) -> ForwardBatch:
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -155,15 +161,12 @@ class Paged:
             starts.append(len(ids))
         width = max(len(row.pages) for row, _ in work)
         tables = [row.pages + [0] * (width - len(row.pages)) for row, _ in work]
-        batch = ForwardBatch(
+        return ForwardBatch(
             torch.tensor(ids), torch.tensor(positions), torch.tensor(slots), torch.tensor(starts),
             torch.tensor([row.stored for row, _ in work]), torch.tensor(tables),
             overrides=tuple(row.override for row, _ in work),
             **{"logit_rows": torch.arange(len(ids)), **extra},
         )  # fmt: skip
-        why = self.forward.unserved(batch)
-        assert why is None, why
-        return self.forward(batch, self.pool)
 
     def all_logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Tensor:
         row = self.row(ids)
