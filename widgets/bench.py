@@ -1,7 +1,7 @@
 """Redraws measured in a real browser: opening a page, scrubbing, panning, selecting. Milliseconds.
 
-A redraw is timed from the gesture to a read-back of one pixel of every canvas, so that the raster is
-counted too. Frame intervals are what the reader sees while the cursor moves at display rate.
+A redraw is timed from the gesture to a read-back of one pixel of every canvas, so that the raster
+is counted too. Frame intervals are what the reader sees while the cursor moves at display rate.
 """
 
 import shutil
@@ -21,7 +21,10 @@ async ([what, times]) => {
   const acts = {
     scrub: (i) => view.store.set({ step: Math.floor((n * i) / times) }),
     jump: (i) => view.store.set({ step: Math.floor((n * ((i * 37) % times)) / times) }),
-    pan: (i) => view.showSpan(view.axis.total * (0.2 + 0.4 * (i / times)), view.axis.total * (0.3 + 0.4 * (i / times))),
+    pan: (i) => {
+      const from = view.axis.total * (0.2 + (0.4 * i) / times);
+      view.showSpan(from, from + 0.1 * view.axis.total);
+    },
     select: (i) => view.store.set({ node: (i * 7) % view.run.tables.nodes.n }),
   };
   const out = [];

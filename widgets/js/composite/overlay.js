@@ -109,7 +109,7 @@ function selection(g, view, w) {
   const tree = view.lane("tree");
   const bar = tree?.lane.bars?.find((b) => b.node === state.node);
   if (bar) {
-    const { row, strip } = tree.lane.layout;
+    const { row, strip } = bar.t;
     const height = strip ? row - 1 : row - 0.5;
     ring(g, theme, (q) => q.rect(Math.max(-3, bar.x0 - 0.5), tree.top + 5 + bar.y - 0.5, Math.max(3, Math.min(w + 6, bar.x1 - Math.max(-3, bar.x0))), height));
   }
@@ -144,7 +144,7 @@ function hovered(g, view, node) {
   if (node < 0 || node === undefined || node === view.state.node) return;
   const bar = tree?.lane.bars?.find((b) => b.node === node);
   if (!bar) return;
-  ring(g, view.theme, (q) => q.rect(bar.x0 - 0.5, tree.top + 5 + bar.y - 0.5, Math.max(3, bar.x1 - bar.x0), tree.lane.layout.row - 1), 1, 1.5);
+  ring(g, view.theme, (q) => q.rect(bar.x0 - 0.5, tree.top + 5 + bar.y - 0.5, Math.max(3, bar.x1 - bar.x0), bar.t.row - 1), 1, 1.5);
 }
 
 function brush(g, view, w, h, top) {

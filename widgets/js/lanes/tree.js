@@ -18,6 +18,7 @@ export class TreeLane {
     const roomy = ctx.token("row", 24);
     this.layout = tracksOf(ctx.run, ctx.token("lane-tree", 260), roomy);
     this.rows = rowsOf(ctx.run, this.layout.tracks);
+    this.texts = this.layout.tracks.map((t) => joined(ctx.run, ctx.run.outside(t.branch)));
     this.bars = null;
     return Math.max(this.layout.height, 2 * roomy) + TOP + 5;
   }
@@ -64,56 +65,54 @@ export class TreeLane {
   /** A branch's own text (prompt, answer, free text) in its first row, and what it shares with its parent. */
   track(g, w, ctx, t, index, now) {
     const { run, theme, axis } = ctx;
-    const { band, strip } = this.layout;
-    if (index) {
+    if (index && this.layout.rails) {
       g.fillStyle = css(theme.line);
       g.fillRect(0, t.y - 5, w, 1);
     }
-    if (t.parent >= 0) this.rail(g, w, ctx, t);
-    const { nodes } = run.tables;
-    for (const root of run.roots.concat(run.nodeSegs.map((_, i) => i).filter((i) => nodes.depth[i] === 0 && nodes.parent[i] >= 0))) {
-      if (nodes.branch[root] !== t.branch) continue;
-      for (const span of joined(run, run.nodeSegs[root])) {
-        const [x0, x1] = [axis.xRow(span.first), axis.xRow(span.last)];
-        if (x1 < 0 || x0 > w || x1 - x0 < 0.4) continue;
-        const future = span.first >= now;
-        if (future && ctx.live) continue;
-        const dim = ctx.members && !ctx.members[root];
-        const xn = Math.min(x1, axis.xRow(Math.max(now, span.first)));
-        g.fillStyle = css(theme.pale(nodes.owner[root]));
-        g.fillRect(x0, t.y, x1 - x0 - 1, band);
-        if (future) continue;
-        const base = theme.ownerColour(nodes.owner[root]);
-        g.globalAlpha = dim ? 0.45 : 1;
-        g.fillStyle = css(mix(base, theme.ground, nodes.owner[root] ? (theme.dark ? 0.36 : 0.28) : 0.24));
-        g.fillRect(x0, t.y, Math.max(0.8, xn - x0 - (xn === x1 ? 1 : 0)), band);
-        const strong = span.field === FIELD.answer ? theme.ink : base;
-        g.fillStyle = css(strong);
-        if (strip) g.fillRect(x0, t.y + band + 1, Math.max(0.8, xn - x0 - 1), strip);
-        const label = this.rootLabel(run, root, span.field);
-        const room = Math.min(x1, w) - Math.max(0, x0) - 10;
-        g.font = `500 11px ${theme.ui}`;
-        const shown = room > 34 && band >= 12 ? clip(g, label, room) : "";
-        if (shown) text(g, theme, shown, Math.max(0, x0) + 5, t.y + band / 2 + 0.5, { weight: 500, colour: nodes.owner[root] ? theme.ink : theme.ink2 });
-        g.globalAlpha = 1;
-      }
+    if (t.parent >= 0) {
+      const opened = run.tables.branches.opened[t.branch] <= ctx.step;
+      if (ctx.live && !opened) return;
+      g.globalAlpha = opened ? 1 : 0.25;
+      this.rail(g, w, ctx, t);
+      g.globalAlpha = 1;
+    }
+    for (const { node, field, first, last } of this.texts[index]) {
+      const [x0, x1] = [axis.xRow(first), axis.xRow(last)];
+      if (x1 < 0 || x0 > w || x1 - x0 < 0.4) continue;
+      const future = first >= now;
+      if (future && ctx.live) continue;
+      const owner = node < 0 ? 0 : run.tables.nodes.owner[node];
+      const base = theme.ownerColour(owner);
+      const xn = Math.min(x1, axis.xRow(Math.max(now, first)));
+      g.fillStyle = css(theme.pale(owner));
+      g.fillRect(x0, t.y, x1 - x0 - 1, t.band);
+      if (future) continue;
+      g.globalAlpha = ctx.members && !(node >= 0 && ctx.members[node]) ? 0.45 : 1;
+      g.fillStyle = owner ? css(theme.band(owner)) : css(mix(base, theme.ground, 0.24));
+      g.fillRect(x0, t.y, Math.max(0.8, xn - x0 - (xn === x1 ? 1 : 0)), t.band);
+      g.fillStyle = css(field === FIELD.answer ? theme.ink : base);
+      if (t.strip) g.fillRect(x0, t.y + t.band + 1, Math.max(0.8, xn - x0 - 1), t.strip);
+      const room = Math.min(x1, w) - Math.max(0, x0) - 10;
+      g.font = `500 11px ${theme.ui}`;
+      const shown = room > 34 && t.band >= 12 ? clip(g, this.rootLabel(run, node, field), room) : "";
+      if (shown) text(g, theme, shown, Math.max(0, x0) + 5, t.y + t.band / 2 + 0.5, { weight: 500, colour: owner ? theme.ink : theme.ink2 });
+      g.globalAlpha = 1;
     }
   }
 
   rootLabel(run, root, field) {
     const { nodes } = run.tables;
-    if (field === FIELD.prompt || field === FIELD.answer) return FIELD_NAMES[field];
+    if (root < 0 || field === FIELD.prompt || field === FIELD.answer) return FIELD_NAMES[field];
     return run.name(root) === "top level" ? FIELD_NAMES[field] : `${nodes.path.get(root)}  ${nodes.title.get(root)}`.trim();
   }
 
   /** The shared prefix of a fork: a double rail up to where it left, a dotted thread to where it began. */
   rail(g, w, { run, theme, axis }, t) {
-    const y = t.y + this.layout.band / 2;
+    const y = t.y + t.band / 2;
     const x = axis.xRow(Math.min(t.at, run.tokenCount));
     const begin = axis.xRow(run.order[run.branchStart[t.branch]]);
     g.fillStyle = css(theme.ink3);
-    g.fillRect(0, y - 2, Math.max(0, Math.min(x, w)), 1.25);
-    g.fillRect(0, y + 1, Math.max(0, Math.min(x, w)), 1.25);
+    if (this.layout.rails) for (const up of [-2, 1]) g.fillRect(0, y + up, Math.max(0, Math.min(x, w)), 1.25);
     g.strokeStyle = css(theme.ink3);
     g.setLineDash([2, 2.5]);
     g.beginPath();
@@ -123,9 +122,9 @@ export class TreeLane {
     g.setLineDash([]);
     g.fillStyle = css(theme.ink);
     g.beginPath();
-    g.arc(x, y, 3, 0, 7);
+    g.arc(x, y, Math.min(3, t.band / 2), 0, 7);
     g.fill();
-    if (this.layout.band < 12) return;
+    if (t.band < 12 || !this.layout.rails) return;
     const { branches } = run.tables;
     const label = `fork at token ${num(t.at)}, ${count(branches.reused[t.branch], "token")} shared`;
     g.font = `400 10.5px ${theme.ui}`;
@@ -134,7 +133,7 @@ export class TreeLane {
 
   bar(g, w, ctx, bar, now) {
     const { run, theme, axis, members, live } = ctx;
-    const { band, strip } = this.layout;
+    const { band, strip } = bar.t;
     const { nodes } = run.tables;
     const i = bar.node;
     const [x0, x1] = [Math.max(-3, bar.x0), Math.min(w + 3, bar.x1)];
@@ -173,7 +172,7 @@ export class TreeLane {
 
   /** Fields of the node's own text: thought plain, result dotted, conclusion underlined, a diamond where the tool answered. */
   strip(g, w, { run, theme, axis }, bar, now, base) {
-    const { strip, band } = this.layout;
+    const { strip, band } = bar.t;
     const y = bar.y + band + 1;
     if (bar.many > 1) {
       g.fillStyle = css(mix(base, theme.ground, 0.8));
@@ -209,7 +208,7 @@ export class TreeLane {
   }
 
   label(g, w, { run, theme, folded }, bar, pruned, end, base) {
-    const { band } = this.layout;
+    const { band } = bar.t;
     const { nodes } = run.tables;
     const x = Math.max(bar.x0, 0) + 5;
     const room = Math.min(end, w) - x - 5;
@@ -255,7 +254,7 @@ export class TreeLane {
       const kind = future ? 2 : run.gone[bar.node] <= step ? 1 : 0;
       const c = colour(bar.owner, kind, members && !members[bar.node] ? 1 : 0);
       const [x0, x1] = [Math.max(0, Math.round(bar.x0 * d)), Math.min(W, Math.max(Math.round(bar.x1 * d), Math.round(bar.x0 * d) + 1))];
-      const [y0, y1] = [Math.round((bar.y + TOP) * d), Math.min(H, Math.round((bar.y + TOP + this.layout.band) * d))];
+      const [y0, y1] = [Math.round((bar.y + TOP) * d), Math.min(H, Math.round((bar.y + TOP + bar.t.band) * d))];
       for (let y = y0; y < y1; y++) {
         if (kind !== 1) out.fill(c, y * W + x0, y * W + x1);
         else for (let x = x0; x < x1; x++) if ((x + y) % pitch === 0) out[y * W + x] = c;
@@ -265,7 +264,7 @@ export class TreeLane {
   }
 
   hover(x, y, ctx) {
-    const bar = this.bars && barAt(this.bars, this.layout, x, y - TOP);
+    const bar = this.bars && barAt(this.bars, x, y - TOP);
     if (!bar) return null;
     if (bar.many > 1) return { node: bar.node, text: [`${bar.many} nodes, zoom in`] };
     const { run } = ctx;
@@ -296,15 +295,16 @@ function diamond(g, x, y, theme) {
   g.fill();
 }
 
-/** Segments of a node as spans of rows of one field; neighbours in the stream are joined. */
+/** Segments as spans of rows of one node and field; neighbours in the stream are joined. */
 function joined(run, segs) {
   const out = [];
   for (const i of segs ?? []) {
     const first = run.order[run.segs.o0[i]];
     const last = run.order[run.segs.o1[i] - 1] + 1;
     const before = out.at(-1);
-    if (before && before.field === run.segs.field[i] && first - before.last <= 0) before.last = last;
-    else out.push({ field: run.segs.field[i], first, last });
+    const [node, field] = [run.segs.node[i], run.segs.field[i]];
+    if (before && before.field === field && before.node === node && first <= before.last) before.last = last;
+    else out.push({ node, field, first, last });
   }
   return out;
 }

@@ -3,17 +3,37 @@ import { NEVER } from "../shared/wire.js";
 
 export const NARROW = 2.5; // px: narrower bars join their neighbours of the same owner
 const GAP = 8; // px between tracks
+const PACKED = 4; // tracks beyond which short branches share lines and their prefix is not drawn
 
-/** Row heights by how many rows there are: [row, band, strip]. */
-function rowSizes(rows, room, preferred) {
-  if (rows * preferred <= room) return { row: preferred, band: preferred - 8, strip: 5 };
-  if (rows * 14 <= room) return { row: 14, band: 13, strip: 0 };
-  if (rows * 6 <= room) return { row: 6, band: 5, strip: 0 };
-  return { row: 3, band: 2, strip: 0 };
+/** Forms that a row may take, from the best to the last: [row, band, strip] in px. */
+const SIZES = [14, 6, 3].map((row) => ({ row, band: row - 1, strip: 0 }));
+
+/** Lines of one row each shrink first, then the trees, until all stands within `room`. */
+function sizesFor(lines, room, preferred) {
+  const full = { row: preferred, band: preferred - 8, strip: 5 };
+  const choices = [[full, full], ...SIZES.map((s) => [full, s]), ...SIZES.map((s) => [s, SIZES.find((t) => t.row <= Math.min(6, s.row))])];
+  const height = ([tree, line]) => lines.reduce((sum, rows) => sum + rows * (rows > 1 ? tree : line).row + gapOf(line), 0);
+  return choices.find((c) => height(c) <= room) ?? choices.at(-1);
+}
+
+const gapOf = (size) => (size.row < 14 ? 2 : GAP);
+
+/** Branches on lines: beyond a few, short ones that do not overlap in time share a line. */
+function linesOf(used) {
+  const lines = [];
+  for (const t of used) {
+    const free = used.length > PACKED && t.rows === 1 ? lines.find((l) => l.rows === 1 && l.end <= t.from) : undefined;
+    if (free) {
+      free.tracks.push(t);
+      free.end = t.to;
+    } else lines.push({ rows: t.rows, end: t.to, tracks: [t] });
+  }
+  return lines;
 }
 
 /**
- * Tracks from top to bottom: one a branch that has tokens; a fork lies under what it left.
+ * Tracks from top to bottom: one a branch that has tokens; a fork lies under what it left. Each has the place
+ * `y`, and its own row, band and strip.
  * @param {import("../shared/run.js").Run} run
  */
 export function tracksOf(run, room, preferred) {
@@ -21,20 +41,23 @@ export function tracksOf(run, room, preferred) {
   const depth = new Uint8Array(Math.max(1, branches.n));
   for (let i = 0; i < nodes.n; i++) depth[nodes.branch[i]] = Math.max(depth[nodes.branch[i]], nodes.depth[i]);
   const used = [];
-  for (let b = 0; b < branches.n; b++) if (run.branchStart[b + 1] > run.branchStart[b]) used.push(b);
-  if (!used.length) used.push(0);
-  const rows = used.reduce((sum, b) => sum + Math.max(1, depth[b]), 0);
-  const sizes = rowSizes(rows, room - GAP * (used.length - 1), preferred);
-  const gap = sizes.row < 14 ? 2 : GAP;
-  let y = 0;
-  const tracks = [];
-  for (const b of used) {
-    const count = Math.max(1, depth[b]);
+  for (let b = 0; b < Math.max(1, branches.n); b++) {
+    const [o0, o1] = [run.branchStart[b] ?? 0, run.branchStart[b + 1] ?? 0];
+    if (o1 <= o0 && (b || branches.n > 1)) continue;
     const parent = branches.n ? branches.parent[b] : -1;
-    tracks.push({ branch: b, y, rows: count, parent, at: branches.n ? branches.at[b] : NEVER });
-    y += count * sizes.row + gap;
+    const at = branches.n ? branches.at[b] : NEVER;
+    const first = run.order[o0] ?? 0;
+    used.push({ branch: b, rows: Math.max(1, depth[b]), parent, at, from: Math.min(first, at), to: (run.order[o1 - 1] ?? 0) + 1 });
   }
-  return { tracks, ...sizes, height: y - gap };
+  const lines = linesOf(used);
+  const [tree, line] = sizesFor(lines.map((l) => l.rows), room, preferred);
+  let y = 0;
+  for (const l of lines) {
+    const size = l.rows > 1 ? tree : line;
+    for (const t of l.tracks) Object.assign(t, size, { y });
+    y += l.rows * size.row + gapOf(line);
+  }
+  return { tracks: used, rails: used.length <= PACKED, height: Math.max(0, y - gapOf(line)) };
 }
 
 /** Nodes by track and row, each list in order of the first token: made once per message. */
@@ -62,7 +85,8 @@ export function treeBars(run, axis, layout, rows, folded = new Set()) {
   const hidden = folded.size ? hiddenNodes(run, folded) : null;
   const out = [];
   for (const { track, depth, list } of rows) {
-    const y = layout.tracks[track].y + (depth - 1) * layout.row;
+    const t = layout.tracks[track];
+    const y = t.y + (depth - 1) * t.row;
     let join = null;
     for (const i of list) {
       if (hidden?.[i]) continue;
@@ -75,12 +99,12 @@ export function treeBars(run, axis, layout, rows, folded = new Set()) {
           join.many++;
           continue;
         }
-        join = { node: i, x0, x1, y, depth, owner: nodes.owner[i], many: 1 };
+        join = { node: i, x0, x1, y, depth, t, owner: nodes.owner[i], many: 1 };
         out.push(join);
         continue;
       }
       join = null;
-      out.push({ node: i, x0, x1, y, depth, owner: nodes.owner[i], many: 1 });
+      out.push({ node: i, x0, x1, y, depth, t, owner: nodes.owner[i], many: 1 });
     }
   }
   return out;
@@ -97,7 +121,7 @@ function hiddenNodes(run, folded) {
 }
 
 /** The bar under a point, or null. */
-export function barAt(bars, layout, x, y) {
-  const hit = bars.filter((b) => x >= b.x0 - 1 && x <= Math.max(b.x1, b.x0 + 2) && y >= b.y && y < b.y + layout.row);
+export function barAt(bars, x, y) {
+  const hit = bars.filter((b) => x >= b.x0 - 1 && x <= Math.max(b.x1, b.x0 + 2) && y >= b.y && y < b.y + b.t.row);
   return hit.at(-1) ?? null;
 }

@@ -108,6 +108,17 @@ export class Run {
     this.tokenCount = tokens.n;
   }
 
+  /** Segments of a branch that no bar shows: of its roots, of no node, or of another branch's nodes. */
+  outside(branch) {
+    const { nodes } = this.tables;
+    const out = [];
+    for (let i = 0; i < this.segs.n; i++) {
+      const node = this.segs.node[i];
+      if (this.segs.branch[i] === branch && (node < 0 || nodes.depth[node] === 0 || nodes.branch[node] !== branch)) out.push(i);
+    }
+    return out;
+  }
+
   /** Exclusive end of a node's rows: what exists, while it is open. @param {number} node */
   lastRow(node) {
     return Math.min(this.tables.nodes.last[node], this.tokenCount);
