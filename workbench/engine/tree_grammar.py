@@ -185,8 +185,7 @@ class TreeMatcher:
         leave = True
         if self._is_text(state):
             leave = state.text == 0
-            limit = self.grammar.shape.max_text
-            if not leave or limit is None or state.count < limit:
+            if self._goes_on(state):
                 row[:] = self.grammar.strings.mask(state.text)
         elif state.place is not Place.START:
             value = self._value(state)
@@ -217,7 +216,7 @@ class TreeMatcher:
             raise self._refuse(state, token)
         if self._is_text(state):
             text = self.grammar.strings.after(state.text, token)
-            if text is not None:
+            if text is not None and self._goes_on(state):
                 return replace(state, text=text, count=state.count + 1)
             if state.text != 0:
                 raise self._refuse(state, token)
@@ -243,6 +242,11 @@ class TreeMatcher:
         if done is not None:
             return State(done.to, done.depth, done.tool)
         return replace(state, rules=left, at=at + 1)
+
+    def _goes_on(self, state: State) -> bool:
+        """A string may have more content: it is not too long, or stands inside a character."""
+        limit = self.grammar.shape.max_text
+        return state.text != 0 or limit is None or state.count < limit
 
     def _is_text(self, state: State) -> bool:
         if state.place is Place.ANSWER:
