@@ -17,7 +17,11 @@ def _widths(code: Code) -> int:
 
 
 def _load_kv(code: Code, base: Value, offset: Value, half: bool) -> Value:
-    return code.to_float(code.load(base, offset, vec(F16, 16))) if half else code.load(base, offset, VF)
+    return (
+        code.to_float(code.load(base, offset, vec(F16, 16)))
+        if half
+        else code.load(base, offset, VF)
+    )
 
 
 def scores(heads: int, half: bool) -> Kernel:

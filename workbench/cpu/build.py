@@ -112,7 +112,7 @@ def _machine() -> llvm.TargetMachine:
     target = llvm.Target.from_default_triple()
     return target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3,
-        reloc="pic", codemodel="jitdefault", jit=True,
+        reloc="static", codemodel="jitdefault", jit=True,
     )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def emit_assembly(isa: Isa, half: bool) -> str:
 
 def _engine(code: bytes) -> llvm.ExecutionEngine:
     _ready()
-    machine = llvm.Target.from_default_triple().create_target_machine(jit=True, reloc="pic")
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True, reloc="static")
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()

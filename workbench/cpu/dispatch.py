@@ -12,7 +12,9 @@ def choice(name: str, kinds: Sequence[Kind], variants: Mapping[int, Kernel]) -> 
     def body(code: Code, number: Value, *args: Value) -> None:
         b = code.b
         end = b.append_basic_block("end")
-        words = [b.ptrtoint(a, I64) if kind == "p" else a for a, kind in zip(args, kinds, strict=True)]
+        words = [
+            b.ptrtoint(a, I64) if kind == "p" else a for a, kind in zip(args, kinds, strict=True)
+        ]
         switch = b.switch(number, end)
         for key, kernel in variants.items():
             block = b.append_basic_block(kernel.name)
@@ -36,7 +38,9 @@ def values(half: bool) -> Kernel:
 
 
 _PRODUCTS = {
-    form.code * 16 + m: dots.product(form, m) for form in dots.FORMS for m in range(1, dots.PANEL + 1)
+    form.code * 16 + m: dots.product(form, m)
+    for form in dots.FORMS
+    for m in range(1, dots.PANEL + 1)
 }
 _EMBEDS = {form.code: rows.embed(form) for form in dots.FORMS}
 

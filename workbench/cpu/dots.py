@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from workbench.cpu.emit import F16, F32, I8, I16, I32, I64, VF, Code, Kernel, Value, Var, vec
+from workbench.cpu.emit import F16, F32, I8, I16, I32, I64, Code, Kernel, Value, Var, vec
 
 ROWS = 16  # output rows of a tile
 COLS = 32  # columns that share a scale

@@ -216,7 +216,9 @@ class Kernel:
         for attribute in ("noinline", "nounwind"):
             fn.attributes.add(attribute)
         for key, value in _target(isa).items():
-            set.add(fn.attributes, f'"{key}"="{value}"')  # llvmlite's own `add` knows no string ones
+            set.add(
+                fn.attributes, f'"{key}"="{value}"'
+            )  # llvmlite's own `add` knows no string ones
         builder = ir.IRBuilder(fn.append_basic_block("entry"))
         args = [
             builder.inttoptr(arg, PTR) if kind == "p" else arg

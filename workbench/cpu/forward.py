@@ -48,15 +48,17 @@ class NumbaForward:
         self.adapters: dict[str, adapters.NativeAdapter] = {}
         self._rotary = net.shape.rope.rotary(net.shape.head_dim)
         self._tables = NetTables(net)
-        self._planner = Planner(
-            net.shape, self._tables.words, Turns(self._rotary), threads
-        )
+        self._planner = Planner(net.shape, self._tables.words, Turns(self._rotary), threads)
         self._crew = Crew(self.built.run, threads)
         self._one_at_a_time = threading.Lock()
 
     def load_adapter(self, name: str, layers: Sequence[Mapping[str, adapters.Pair]]) -> None:
         """Serve an adapter, for `Override(adapter=name)`: per layer, fused projection -> pair."""
         self.adapters[name] = adapters.NativeAdapter(layers)
+
+    def close(self) -> None:
+        """Let the helper threads go."""
+        self._crew.close()
 
     def layout(self, pages: int, page_size: int) -> KVLayout:
         s = self.facts
@@ -94,7 +96,9 @@ class NumbaForward:
         wanted = ids.numpy()
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.facts.vocabulary:
             raise ValueError(f"ids must be of 0 to {self.facts.vocabulary - 1}")
-        rows = [dense(tiles[n // ROWS : n // ROWS + 1], form, ROWS)[n % ROWS] for n in wanted.tolist()]
+        rows = [
+            dense(tiles[n // ROWS : n // ROWS + 1], form, ROWS)[n % ROWS] for n in wanted.tolist()
+        ]
         return torch.from_numpy(np.array(rows, np.float32).reshape(-1, self.facts.width))
 
     def project(self, hidden: Tensor, normed: bool) -> Tensor:
@@ -108,7 +112,9 @@ class NumbaForward:
         self, batch: ForwardBatch, pool: Pool, pulse: Callable[[], None] | None = None
     ) -> ForwardOutput:
         if not isinstance(pool, DimPool):
-            raise ValueError(f"{self.name}: wanted a DimPool (order 'dim'), got {type(pool).__name__}")
+            raise ValueError(
+                f"{self.name}: wanted a DimPool (order 'dim'), got {type(pool).__name__}"
+            )
         check(batch, pool, self.facts.vocabulary)
         with self._one_at_a_time:
             plan = self._planner.plan(batch, pool, self.adapters)

@@ -84,5 +84,7 @@ def choose(wanted: str | None = None) -> tuple[Isa, str]:
     isa = named(asked)
     if isa not in offered():
         can = ", ".join(i.name for i in offered())
-        raise ValueError(f"instruction set {asked}: this CPU lacks {', '.join(isa.needs)}; use {can}")
+        raise ValueError(
+            f"instruction set {asked}: this CPU lacks {', '.join(isa.needs)}; use {can}"
+        )
     return isa, f"{isa.name}: asked for"

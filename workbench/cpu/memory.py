@@ -1,5 +1,6 @@
 """Words, floats and atomics at plain addresses, and the barrier of a step's threads."""
 
+import ctypes
 import sys
 from typing import Any
 
@@ -7,7 +8,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from workbench.cpu.emit import F32, I8, I32, I64, PTR, Code, Kernel, Value
+from workbench.cpu.emit import F32, I32, I64, PTR, Code, Kernel, Value
 from workbench.cpu.isa import machine
 
 SPINS = 4000  # turns of a waiting thread before it gives its core away
@@ -44,8 +45,10 @@ put_word = _writer(types.int64, 8)
 put_real = _writer(types.float32, 4)
 
 
-def _barrier(code: Code, place: Value, threads: Value) -> None:
-    """Wait until all `threads` have come. `place`: two words on different cache lines, 0 at first."""
+def _barrier(code: Code, place: Value, threads: Value, give_way: Value) -> None:
+    """Wait until all `threads` have come: spinning at first, then giving the core away each turn.
+
+    `place`: two words on different cache lines, 0 at first; `give_way`: what `yielder` found."""
     b = code.b
     gate = code.at(place, 64)
     with b.if_then(b.icmp_signed(">", threads, I64(1))):
@@ -57,10 +60,10 @@ def _barrier(code: Code, place: Value, threads: Value) -> None:
                 b.atomic_rmw("xchg", place, I64(0), "seq_cst")
                 b.atomic_rmw("add", gate, I64(1), "seq_cst")
             with wait:
-                _wait(code, gate, phase)
+                _wait(code, gate, phase, give_way)
 
 
-def _wait(code: Code, gate: Value, phase: Value) -> None:
+def _wait(code: Code, gate: Value, phase: Value, give_way: Value) -> None:
     b = code.b
     turns = code.var(I64, I64(0))
     head, body, end = (b.append_basic_block(n) for n in ("watch", "pause", "through"))
@@ -74,7 +77,7 @@ def _wait(code: Code, gate: Value, phase: Value) -> None:
         with spin:
             _pause(code)
         with give:
-            _yield(code)
+            b.call(b.inttoptr(give_way, ir.FunctionType(I32, []).as_pointer()), [])
     b.branch(head)
     b.position_at_end(end)
 
@@ -90,9 +93,14 @@ def _pause(code: Code) -> None:
         code.call("llvm.aarch64.hint", ir.VoidType(), I32(1))
 
 
-def _yield(code: Code) -> None:
-    """The one foreign call of a step."""
-    code.call("SwitchToThread" if sys.platform == "win32" else "sched_yield", I32)
+def yielder() -> int:
+    """Address of the system's call that gives the core away. It travels in the plan: code from the
+    cache is loaded where LLVM resolves no foreign names."""
+    if sys.platform == "win32":
+        call = ctypes.CDLL("kernel32").SwitchToThread
+    else:
+        call = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(call, ctypes.c_void_p).value or 0
 
 
-BARRIER = Kernel("barrier", "pi", _barrier)
+BARRIER = Kernel("barrier", "pii", _barrier)

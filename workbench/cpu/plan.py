@@ -10,8 +10,8 @@ from torch import Tensor
 
 from workbench.cpu import fields as f
 from workbench.cpu.adapters import NativeAdapter
-from workbench.cpu.dots import PANEL, RECORD, COLS, ROWS
 from workbench.cpu.attend import GROUP
+from workbench.cpu.dots import COLS, PANEL, RECORD, ROWS
 from workbench.cpu.pool import DimPool
 from workbench.cpu.turns import Turns
 from workbench.forward import ForwardBatch
@@ -185,12 +185,12 @@ class Planner:
         for row in batch.attached:
             pages = [np.array(s.pages, np.int64) for s in row]
             plan.held += pages
-            lines = [(p.ctypes.data, s.start, s.stop, 0, 0) for p, s in zip(pages, row, strict=True)]
+            lines = [
+                (p.ctypes.data, s.start, s.stop, 0, 0) for p, s in zip(pages, row, strict=True)
+            ]
             others.append(np.array(lines, np.int64).reshape(-1, f.SEGMENT_WORDS))
             shifts.append([0, *(s.shift for s in row)])
-        parts = [
-            part for t, row in enumerate(row_of) for part in (own[t : t + 1], others[row])
-        ]
+        parts = [part for t, row in enumerate(row_of) for part in (own[t : t + 1], others[row])]
         segments = np.concatenate(parts)
         counts = [len(shifts[row]) for row in row_of]
         sizes = segments[:, f.SEGMENT_STOP] - segments[:, f.SEGMENT_START]
@@ -231,7 +231,7 @@ class Planner:
                 plan.held.append(vector)
                 events += [(steer.layer, f.ADD, t, vector.data_ptr()) for t in span]
             if override.exit_layer is not None and override.exit_layer < shape.layers:
-                exits |= {t: override.exit_layer for t in span}
+                exits |= dict.fromkeys(span, override.exit_layer)
         if len(exits) == batch.tokens and exits:
             plan.run = max(exits.values())
         base = self.space.room("exits", len(exits) * shape.width * 4)

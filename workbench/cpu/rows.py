@@ -86,9 +86,7 @@ def _rope(
         code.store(code.fma(right, c, b.fmul(left, s)), out, other)
 
 
-def _silu_mul(
-    code: Code, gate: Value, up: Value, out: Value, stride: Value, rows: Value
-) -> None:
+def _silu_mul(code: Code, gate: Value, up: Value, out: Value, stride: Value, rows: Value) -> None:
     """Rows of sixteen: out[m] = silu(gate[m]) * up[m]; gate and up are packed."""
     one = code.const(VF, 1.0)
     with code.loop(I64(0), rows) as m:

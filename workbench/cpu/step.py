@@ -17,7 +17,7 @@ from workbench.cpu.isa import Isa
 from workbench.cpu.memory import put_word, real, word
 
 PANEL, RECORD, ROWS, COLS, GROUP = dots.PANEL, dots.RECORD, dots.ROWS, dots.COLS, attend.GROUP
-OPTIONS = {"error_model": "numpy", "boundscheck": False}
+compiled: Any = njit(error_model="numpy", boundscheck=False)
 SIGNATURE = types.int64(types.int64, types.int64, types.int64, types.int64)
 PLAIN = -1  # in place of a projection's number: no adapter applies
 
@@ -42,10 +42,17 @@ def make(isa: Isa, half: bool) -> Any:
     1 when the stop flag was seen at the start of a layer.
     """
     k = kernels(isa, half)
+    k.meet = _meet(k)
     k.prepare, k.tile = _prepare(k), _tile(k)
     k.linear = _linear(k)
-    begin, attention, mlp, events, finish = _begin(k), _attention(k), _mlp(k), _events(k), _finish(k)
-    barrier = k.barrier
+    begin, attention, mlp, events, finish = (
+        _begin(k),
+        _attention(k),
+        _mlp(k),
+        _events(k),
+        _finish(k),
+    )
+    meet = k.meet
 
     def step(plan: int, thread: int, first: int, last: int) -> int:
         if first == 0:
@@ -53,7 +60,7 @@ def make(isa: Isa, half: bool) -> Any:
         for layer in range(first, last):
             if thread == 0 and word(word(plan, f.STOP_FLAG), 0) != 0:
                 put_word(plan, f.STOPPED, 1)
-            barrier(word(plan, f.BARRIER), word(plan, f.THREADS))
+            meet(plan)
             if word(plan, f.STOPPED) != 0:
                 return 1
             at = word(plan, f.LAYERS) + layer * f.LAYER_WORDS * 8
@@ -61,17 +68,28 @@ def make(isa: Isa, half: bool) -> Any:
             mlp(plan, at, layer, thread)
             events(plan, layer, thread)
         if last == word(plan, f.RUN):
-            barrier(word(plan, f.BARRIER), word(plan, f.THREADS))
+            meet(plan)
             finish(plan, thread)
         return 0
 
-    return cfunc(SIGNATURE, **OPTIONS)(step)
+    return cfunc(SIGNATURE, error_model="numpy", boundscheck=False)(step)
+
+
+def _meet(k: SimpleNamespace) -> Any:
+    barrier = k.barrier
+
+    @compiled
+    def meet(plan):  # type: ignore[no-untyped-def]
+        """Wait for the other threads of the step."""
+        barrier(word(plan, f.BARRIER), word(plan, f.THREADS), word(plan, f.YIELDER))
+
+    return meet
 
 
 def _begin(k: SimpleNamespace) -> Any:
     copy, embed = k.copy, k.embed
 
-    @njit(**OPTIONS)
+    @compiled
     def begin(plan, thread):  # type: ignore[no-untyped-def]
         """Input rows: of the embedding, or a vector that was handed in."""
         tokens, threads, width = word(plan, f.TOKENS), word(plan, f.THREADS), word(plan, f.WIDTH)
@@ -83,7 +101,9 @@ def _begin(k: SimpleNamespace) -> Any:
                 copy(vector, row, width)
             else:
                 token = word(word(plan, f.TOKEN_IDS), t)
-                embed(word(matrix, f.FORM), word(matrix, f.DATA), word(matrix, f.BLOCKS), token, row)
+                embed(
+                    word(matrix, f.FORM), word(matrix, f.DATA), word(matrix, f.BLOCKS), token, row
+                )
 
     return begin
 
@@ -91,7 +111,7 @@ def _begin(k: SimpleNamespace) -> Any:
 def _prepare(k: SimpleNamespace) -> Any:
     rms_norm, quantise, shrink = k.rms_norm, k.quantise, k.shrink
 
-    @njit(**OPTIONS)
+    @compiled
     def prepare(plan, layer, thread, source, n, norm, projection):  # type: ignore[no-untyped-def]
         """Rows of `source` [T, n], normed where `norm` names a weight, into the panels; and through the
         adapters' A where tokens have one."""
@@ -118,7 +138,7 @@ def _prepare(k: SimpleNamespace) -> Any:
 def _tile(k: SimpleNamespace) -> Any:
     multiply, expand = k.multiply, k.expand
 
-    @njit(**OPTIONS)
+    @compiled
     def tile(plan, layer, matrix, projection, number, first, count, out, stride, add):  # type: ignore[no-untyped-def]
         """Tile `number` for the `count` tokens of the panel that starts at token `first`."""
         blocks = word(matrix, f.BLOCKS)
@@ -150,7 +170,7 @@ def _tile(k: SimpleNamespace) -> Any:
 def _linear(k: SimpleNamespace) -> Any:
     tile = k.tile
 
-    @njit(**OPTIONS)
+    @compiled
     def linear(plan, layer, thread, matrix, projection, tokens, out, stride, add):  # type: ignore[no-untyped-def]
         """out [T, stride bytes] = panels . matrix, or += where `add`."""
         tiles, threads = word(matrix, f.TILES), word(plan, f.THREADS)
@@ -166,7 +186,7 @@ def _linear(k: SimpleNamespace) -> Any:
 def _store(k: SimpleNamespace) -> Any:
     rms_norm, rope, store_kv = k.rms_norm, k.rope, k.store_kv
 
-    @njit(**OPTIONS)
+    @compiled
     def store(plan, at, layer, thread):  # type: ignore[no-untyped-def]
         """Norms of q and k; k turned to its position; k and v into their slots."""
         tokens, threads = word(plan, f.TOKENS), word(plan, f.THREADS)
@@ -202,7 +222,7 @@ def _store(k: SimpleNamespace) -> Any:
 def _score_segment(k: SimpleNamespace) -> Any:
     rope, scores = k.rope, k.scores
 
-    @njit(**OPTIONS)
+    @compiled
     def score_segment(plan, segment, start, q, count, turned, pool, out):  # type: ignore[no-untyped-def]
         """Scores of `count` heads at `q` over entries [start, stop) of a segment, from `out` on."""
         dim, slots, stride = word(plan, f.DIM), word(plan, f.SLOTS), word(plan, f.SCORE_STRIDE)
@@ -228,7 +248,7 @@ def _attend(k: SimpleNamespace) -> Any:
     score_segment = _score_segment(k)
     zero, softmax, values, scale = k.zero, k.softmax, k.values, k.scale
 
-    @njit(**OPTIONS)
+    @compiled
     def first_entry(plan, at, t, number):  # type: ignore[no-untyped-def]
         segments = word(plan, f.SEGMENTS) + number * f.SEGMENT_WORDS * 8
         start, window = word(segments, f.SEGMENT_START), word(at, f.WINDOW)
@@ -237,7 +257,7 @@ def _attend(k: SimpleNamespace) -> Any:
             start = max(start, word(segments, f.SEGMENT_STOP) - window)
         return start
 
-    @njit(**OPTIONS)
+    @compiled
     def attend_heads(plan, at, layer, thread, t, h, g, count):  # type: ignore[no-untyped-def]
         """`count` query heads from the g-th of KV head h, for token t."""
         dim, heads, kv = word(plan, f.DIM), word(plan, f.HEADS), word(plan, f.KV_HEADS)
@@ -270,54 +290,55 @@ def _attend(k: SimpleNamespace) -> Any:
         for i in range(count):
             scale(out + i * dim * 4, real(inverse, i), dim)
 
-    @njit(**OPTIONS)
+    @compiled
     def attend_all(plan, at, layer, thread):  # type: ignore[no-untyped-def]
         kv, threads = word(plan, f.KV_HEADS), word(plan, f.THREADS)
         group = word(plan, f.HEADS) // kv
         for task in range(thread, word(plan, f.TOKENS) * kv, threads):
             for g in range(0, group, GROUP):
-                attend_heads(plan, at, layer, thread, task // kv, task % kv, g, min(GROUP, group - g))
+                attend_heads(
+                    plan, at, layer, thread, task // kv, task % kv, g, min(GROUP, group - g)
+                )
 
     return attend_all
 
 
 def _attention(k: SimpleNamespace) -> Any:
-    prepare, linear, store, attend_all, barrier = (
-        k.prepare, k.linear, _store(k), _attend(k), k.barrier,
+    prepare, linear, store, attend_all, meet = (
+        k.prepare, k.linear, _store(k), _attend(k), k.meet,
     )  # fmt: skip
 
-    @njit(**OPTIONS)
+    @compiled
     def attention(plan, at, layer, thread):  # type: ignore[no-untyped-def]
         tokens, width, x = word(plan, f.TOKENS), word(plan, f.WIDTH), word(plan, f.X)
         heads, dim = word(plan, f.HEADS), word(plan, f.DIM)
-        gate, threads = word(plan, f.BARRIER), word(plan, f.THREADS)
         prepare(plan, layer, thread, x, width, word(at, f.ATTENTION_NORM), 0)
-        barrier(gate, threads)
+        meet(plan)
         stride = (heads + 2 * word(plan, f.KV_HEADS)) * dim * 4
         linear(plan, layer, thread, word(at, f.QKV), 0, tokens, word(plan, f.QKV_OUT), stride, 0)
-        barrier(gate, threads)
+        meet(plan)
         store(plan, at, layer, thread)
-        barrier(gate, threads)
+        meet(plan)
         attend_all(plan, at, layer, thread)
-        barrier(gate, threads)
+        meet(plan)
         prepare(plan, layer, thread, word(plan, f.ATTENDED), heads * dim, 0, 1)
-        barrier(gate, threads)
+        meet(plan)
         linear(plan, layer, thread, word(at, f.OUT), 1, tokens, x, width * 4, 1)
-        barrier(gate, threads)
+        meet(plan)
 
     return attention
 
 
 def _mlp(k: SimpleNamespace) -> Any:
     prepare, linear, tile = k.prepare, k.linear, k.tile
-    silu_mul, barrier = k.silu_mul, k.barrier
+    silu_mul, meet = k.silu_mul, k.meet
 
-    @njit(**OPTIONS)
+    @compiled
     def mlp(plan, at, layer, thread):  # type: ignore[no-untyped-def]
         tokens, width, x = word(plan, f.TOKENS), word(plan, f.WIDTH), word(plan, f.X)
-        gate, threads, ffn = word(plan, f.BARRIER), word(plan, f.THREADS), word(plan, f.FFN)
+        threads, ffn = word(plan, f.THREADS), word(plan, f.FFN)
         prepare(plan, layer, thread, x, width, word(at, f.MLP_NORM), 2)
-        barrier(gate, threads)
+        meet(plan)
         matrix, half = word(at, f.GATE_UP), ffn // ROWS
         gates = word(plan, f.SCRATCH) + thread * word(plan, f.SCRATCH_BYTES)
         ups = gates + PANEL * ROWS * 4
@@ -328,11 +349,11 @@ def _mlp(k: SimpleNamespace) -> Any:
                 tile(plan, layer, matrix, 2, half + number, first, count, ups, ROWS * 4, 0)
                 out = word(plan, f.HIDDEN) + (first * ffn + number * ROWS) * 4
                 silu_mul(gates, ups, out, ffn * 4, count)
-        barrier(gate, threads)
+        meet(plan)
         prepare(plan, layer, thread, word(plan, f.HIDDEN), ffn, 0, 3)
-        barrier(gate, threads)
+        meet(plan)
         linear(plan, layer, thread, word(at, f.DOWN), 3, tokens, x, width * 4, 1)
-        barrier(gate, threads)
+        meet(plan)
 
     return mlp
 
@@ -340,7 +361,7 @@ def _mlp(k: SimpleNamespace) -> Any:
 def _events(k: SimpleNamespace) -> Any:
     axpy, copy = k.axpy, k.copy
 
-    @njit(**OPTIONS)
+    @compiled
     def events(plan, layer, thread):  # type: ignore[no-untyped-def]
         """What was asked for behind this layer, in order, each thread for its own tokens."""
         tokens, threads, width = word(plan, f.TOKENS), word(plan, f.THREADS), word(plan, f.WIDTH)
@@ -360,14 +381,18 @@ def _events(k: SimpleNamespace) -> Any:
 
 
 def _finish(k: SimpleNamespace) -> Any:
-    rms_norm, quantise, copy, barrier, linear = (
-        k.rms_norm, k.quantise, k.copy, k.barrier, k.linear,
+    rms_norm, quantise, copy, meet, linear = (
+        k.rms_norm, k.quantise, k.copy, k.meet, k.linear,
     )  # fmt: skip
 
-    @njit(**OPTIONS)
+    @compiled
     def finish(plan, thread):  # type: ignore[no-untyped-def]
         """Final norm of the wanted rows, and logits for the first of them."""
-        wanted, threads, width = word(plan, f.WANTED_ROWS), word(plan, f.THREADS), word(plan, f.WIDTH)
+        wanted, threads, width = (
+            word(plan, f.WANTED_ROWS),
+            word(plan, f.THREADS),
+            word(plan, f.WIDTH),
+        )
         asked, reals, blocks = word(plan, f.LOGIT_ROWS), word(plan, f.REALS), width // COLS
         for r in range(wanted * thread // threads, wanted * (thread + 1) // threads):
             normed = word(plan, f.WANTED_NORMED) + r * width * 4
@@ -381,7 +406,7 @@ def _finish(k: SimpleNamespace) -> Any:
                 group = r // PANEL * PANEL
                 panel = word(plan, f.PANEL) + group * RECORD * blocks
                 quantise(normed, blocks, panel, r - group, min(PANEL, asked - group))
-        barrier(word(plan, f.BARRIER), threads)
+        meet(plan)
         linear(plan, 0, thread, word(plan, f.HEAD), PLAIN, asked, word(plan, f.LOGITS),
                word(plan, f.LOGIT_STRIDE), 0)  # fmt: skip
 

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cpu import fields as f
+from workbench.cpu.memory import yielder
 from workbench.cpu.weights import PackedNet, Placed
 from workbench.forward import StopFlag
 
@@ -28,6 +29,7 @@ class NetTables:
         words[f.HEAD] = self._address("embedding" if s.tied_head else "head")
         words[f.FINAL_NORM] = net.address(net.vectors["final_norm"][0])
         words[f.REALS] = self._reals.ctypes.data
+        words[f.YIELDER] = yielder()
 
     def arm(self, words: NDArray[np.int64], flag: StopFlag | None) -> None:
         """Let the plan watch `flag`; None: nothing stops it."""

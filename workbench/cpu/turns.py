@@ -18,7 +18,9 @@ class Turns:
         self._ahead = _Table(rotary, 1)
         self._back = _Table(rotary, -1)
 
-    def addresses(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def addresses(
+        self, positions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Addresses of the cos and sin rows; valid until the next call."""
         low, high = int(positions.min(initial=0)), int(positions.max(initial=0))
         self._ahead.reach(high)

@@ -90,9 +90,7 @@ class PackedNet:
         """Values [out, in] of a matrix, for oracles."""
         at = self.matrices[name]
         raw = self.memory[at.offset : at.offset + at.bytes]
-        return packing.dense(
-            raw.reshape(at.tiles, at.blocks, -1), at.packed_form, at.out
-        )
+        return packing.dense(raw.reshape(at.tiles, at.blocks, -1), at.packed_form, at.out)
 
     @property
     def step_bytes(self) -> int:
@@ -231,7 +229,9 @@ def packed(
     """The packed net from `folder`, or packed now and kept there; and how it came about."""
     stat = source.path.stat()
     identity = f"{source.path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{weights}|{VERSION}"
-    name = f"{source.path.stem}-{weights}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.packed"
+    name = (
+        f"{source.path.stem}-{weights}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.packed"
+    )
     path = folder / name
     found, reason = read(path, shape)
     if found is not None:

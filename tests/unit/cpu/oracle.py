@@ -1,4 +1,8 @@
-"""The same net in plain torch fp32, over whole sequences: no pages, no int8, no batch."""
+"""The same net in plain torch fp32, over whole sequences: no pages, no batch.
+
+`rounded`: inputs of matrices go through int8 in blocks of 32, and K and V through halves, as the step has
+them by design. What differs then is a fault; without it, what differs is the price of the design.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +12,8 @@ from workbench.cpu.weights import PackedNet
 
 
 class Oracle:
-    def __init__(self, net: PackedNet) -> None:
+    def __init__(self, net: PackedNet, rounded: bool = True) -> None:
+        self.rounded = rounded
         self.net, self.shape = net, net.shape
         self.w = {name: torch.from_numpy(net.dense(name)) for name in net.matrices}
         self.v = {name: torch.from_numpy(net.vector(name).copy()) for name in net.vectors}
@@ -17,13 +22,21 @@ class Oracle:
             if at.bias >= 0:
                 raw = net.memory[at.bias : at.bias + 4 * at.out]
                 self.bias[name] = torch.from_numpy(raw.view("<f4").copy())
-        self.inv_freq = net.shape.rope.rotary(net.shape.head_dim).inv_freq
+        rotary = net.shape.rope.rotary(net.shape.head_dim)
+        self.inv_freq, self.turn_scale = rotary.inv_freq, rotary.scale
 
     def logits(self, ids: list[int], positions: list[int] | None = None, **how) -> Tensor:
         """[T, V] of one sequence."""
         hidden = self.residuals(ids, positions, **how)[-1]
         head = self.w["embedding" if self.shape.tied_head else "head"]
-        return self.norm(hidden, "final_norm") @ head.T
+        return self.int8(self.norm(hidden, "final_norm")) @ head.T
+
+    def int8(self, x: Tensor) -> Tensor:
+        if not self.rounded:
+            return x
+        blocks = x.view(-1, 32)
+        scale = (blocks.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
+        return ((blocks / scale).round() * scale).view(x.shape)
 
     def residuals(
         self, ids, positions=None, adapter=None, scale=1.0, steering=None, exit_layer=None, x=None
@@ -31,7 +44,7 @@ class Oracle:
         """The residual stream [T, M] after each layer."""
         at = torch.tensor(positions if positions is not None else range(len(ids))).float()
         angles = at[:, None] * self.inv_freq
-        self.cos, self.sin = angles.cos(), angles.sin()
+        self.cos, self.sin = angles.cos() * self.turn_scale, angles.sin() * self.turn_scale
         self.adapter, self.scale = adapter, scale
         x = self.w["embedding"][torch.tensor(ids)] if x is None else x
         found = []
@@ -47,7 +60,7 @@ class Oracle:
         return F.rms_norm(x, (x.shape[-1],), self.v[name], self.shape.norm_eps)
 
     def linear(self, x: Tensor, layer: int, name: str) -> Tensor:
-        y = F.linear(x, self.w[f"{layer}.{name}"], self.bias.get(f"{layer}.{name}"))
+        y = F.linear(self.int8(x), self.w[f"{layer}.{name}"], self.bias.get(f"{layer}.{name}"))
         if self.adapter is not None:
             pair = self.adapter[layer].get({"out": "o"}.get(name, name))
             if pair is not None:
@@ -58,9 +71,14 @@ class Oracle:
         s = self.shape
         heads = self.linear(x, layer, "qkv").view(len(x), -1, s.head_dim)
         q, k, v = heads.split((s.heads, s.kv_heads, s.kv_heads), 1)
+        if s.qk_norm == "full-width":
+            q = self.norm(q.flatten(1), f"{layer}.q_norm").view(q.shape)
+            k = self.norm(k.flatten(1), f"{layer}.k_norm").view(k.shape)
         if s.qk_norm == "per-head":
             q, k = self.norm(q, f"{layer}.q_norm"), self.norm(k, f"{layer}.k_norm")
         q, k = self.turn(q), self.turn(k)
+        if self.rounded:
+            k, v = k.half().float(), v.half().float()
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
         group = s.heads // s.kv_heads
         k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
