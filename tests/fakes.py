@@ -1,7 +1,8 @@
 """Stand-ins that compute: a tiny net, a scripted one, bytes as tokens, a clock that one steps.
 
-`TinyForward` is a real decoder of two layers that reads K and V through block tables alone, in plain loops;
-`TinyForward.dense` is the same net without pages, written apart from it: the oracle.
+`TinyForward` is a real decoder of two layers that reads K and V through block tables alone, in
+plain loops; `TinyForward.dense` is the same net without pages, written apart from it: the
+oracle.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from torch import Tensor
 from workbench.engine.engine import Engine
 from workbench.engine.sequence import Branch
 from workbench.events import Event
-from workbench.forward import PLAIN, ForwardBatch, ForwardOutput, Override, Routing, Segment
+from workbench.forward import PLAIN, ForwardBatch, ForwardOutput, Override, Segment
 from workbench.kv.layout import KVLayout
 from workbench.ops.contract import Sampled, SamplerRow
 from workbench.words import RequestId
@@ -120,7 +121,7 @@ class TinyForward:
 
     name = "tiny"
 
-    def __init__(self, facts: Facts = Facts(), seed: int = 0) -> None:  # noqa: B008 (frozen)
+    def __init__(self, facts: Facts = Facts(), seed: int = 0) -> None:
         self.facts = facts
         self.heads, self.kv_heads, self.head_dim = 2, 1, 8
         g = torch.Generator().manual_seed(seed)
@@ -198,10 +199,14 @@ class TinyForward:
         mixed = torch.zeros(batch.tokens, self.heads * self.head_dim, dtype=F64)
         for b in range(batch.rows):
             first, past = int(batch.query_start[b]), int(batch.query_start[b + 1])
-            extra_k, extra_v = self._segments(batch.attached[b] if batch.attached else (), layer, pool)
+            extra_k, extra_v = self._segments(
+                batch.attached[b] if batch.attached else (), layer, pool
+            )
             for j in range(first, past):
                 seen = int(batch.kv_lens[b]) - (past - first) + (j - first) + 1
-                slots = [int(batch.block_tables[b, e // size]) * size + e % size for e in range(seen)]
+                slots = [
+                    int(batch.block_tables[b, e // size]) * size + e % size for e in range(seen)
+                ]
                 keys = torch.cat([extra_k, pool.k[layer, slots]])
                 values = torch.cat([extra_v, pool.v[layer, slots]])
                 mixed[j] = attend(q[j], keys, values)
@@ -279,9 +284,9 @@ def attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 class ScriptedModel:
     """A forward that says what a script wants: ``{"2+2=": "4<end>"}``.
 
-    It keeps token ids where others keep keys, so it reads its text through block tables like any net. The
-    next token is the one that follows, in some script's prompt and reply, the longest text that ends the
-    resident one; among equal places, the first that has not been said.
+    It keeps token ids where others keep keys, so it reads its text through block tables like any
+    net. The next token is the one that follows, in some script's prompt and reply, the longest
+    text that ends the resident one; among equal places, the first that has not been said.
     """
 
     name = "scripted"
@@ -289,7 +294,9 @@ class ScriptedModel:
     def __init__(self, scripts: Mapping[str, str], window: int = 512, encode: Any = None) -> None:
         self.facts = Facts(layers=1, width=2, window=window)
         encode = encode or ByteTokenizer().encode
-        self.texts = [(encode(prompt), encode(prompt) + encode(reply)) for prompt, reply in scripts.items()]
+        self.texts = [
+            (encode(prompt), encode(prompt) + encode(reply)) for prompt, reply in scripts.items()
+        ]
         self.said = [len(prompt) for prompt, _ in self.texts]
         self.calls: list[ForwardBatch] = []
 
@@ -348,7 +355,9 @@ def plain_sample(
     for r, row in enumerate(rows):
         for token in set(seen[r].tolist()):
             value = logits[r, token]
-            penalised = value / row.repetition_penalty if value > 0 else value * row.repetition_penalty
+            penalised = (
+                value / row.repetition_penalty if value > 0 else value * row.repetition_penalty
+            )
             logits[r, token] = penalised - row.presence_penalty
         added = bias[r]
         if added is not None:
@@ -375,7 +384,9 @@ def plain_sample(
     token = torch.tensor(tokens)
     top = logprobs.topk(min(top_n, logits.shape[1]))
     entropy = torch.special.entr(logprobs.exp()).sum(-1)
-    return Sampled(token, logprobs.gather(1, token[:, None])[:, 0], entropy, top.indices, top.values)
+    return Sampled(
+        token, logprobs.gather(1, token[:, None])[:, 0], entropy, top.indices, top.values
+    )
 
 
 # ---- an engine to try things on ----
@@ -388,13 +399,15 @@ class Bench:
     engine: Engine
     forward: Any
     told: list[Event] = field(default_factory=list)
-    request: RequestId = RequestId(0)
+    request: RequestId = field(default=RequestId(0))  # noqa: RUF009 (a plain number)
 
     def of(self, kind: type[T]) -> list[T]:
         return [event for event in self.told if isinstance(event, kind)]
 
 
-def bench(forward: Any = None, *, pages: int = 64, page_size: int = 4, seed: int = 0, **settings: Any) -> Bench:
+def bench(
+    forward: Any = None, *, pages: int = 64, page_size: int = 4, seed: int = 0, **settings: Any
+) -> Bench:
     forward = forward or TinyForward()
     tokenizer = ByteTokenizer()
     told: list[Event] = []
@@ -429,7 +442,8 @@ def drive(bench: Bench, work: Coroutine[Any, Any, T]) -> T:
 
 
 def poison_unowned(bench: Bench) -> None:
-    """From now on every pass finds NaN in each slot that no stored entry and no cached page owns."""
+    """From now on every pass finds NaN in each slot that no stored entry and no cached page
+    owns."""
 
     def before(batch: ForwardBatch, pool: FakePool) -> None:
         memory = bench.engine.memory

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from workbench.engine.jobs import Advance
 from workbench.engine.memory import Memory
-from workbench.engine.sequence import ALL, Branch
+from workbench.engine.sequence import Branch
 from workbench.forward import PLAIN, ForwardBatch, Segment
+from workbench.words import SeqId
 
 I64 = npt.NDArray[np.int64]
 
@@ -57,7 +58,9 @@ def pack(rows: Sequence[Row], memory: Memory, routing: bool) -> Packed:
         branch, start, stop = row.branch, row.start, row.stop
         base = len(ids) - start
         ids.extend([branch.tokens[i] for i in branch.resident[start:stop]])
-        positions.extend(range(start, stop) if branch.positions is None else branch.positions[start:stop])
+        positions.extend(
+            range(start, stop) if branch.positions is None else branch.positions[start:stop]
+        )
         slots.append(memory.slots(branch, start, stop))
         starts.append(len(ids))
         kv_lens.append(stop)
@@ -96,9 +99,11 @@ def pack(rows: Sequence[Row], memory: Memory, routing: bool) -> Packed:
 def _ask(
     row: Row, base: int, logit_rows: list[int], hidden_rows: list[int], layers: set[int]
 ) -> None:
-    """Which tokens' logits and hidden states are wanted: `base` + entry is a token's packed index."""
+    """Which tokens' logits and hidden states are wanted: `base` + entry is a token's packed
+    index."""
     branch, job = row.branch, row.branch.job
-    assert job is not None
+    if job is None:  # catching up for somebody who reads it
+        return
     first = len(logit_rows)
     if isinstance(job, Advance) and job.want.logprobs:
         begin = max(row.start, branch.entry(job.start) - 1)
@@ -135,9 +140,10 @@ def _tables(rows: Sequence[Row], page_size: int) -> Tensor:
 
 
 def _attach(batch: ForwardBatch, rows: Sequence[Row], page_size: int) -> None:
-    """Rows behind a split: their own table holds what lies behind it; what lies before it, and what they
-    read of others, become segments. A row's frame is its own stored positions, so that its own keys need
-    no shift: others stand just before its first own token, the shared prefix before them."""
+    """Rows behind a split: their own table holds what lies behind it; what lies before it, and
+    what they read of others, become segments. A row's frame is its own stored positions, so that
+    its own keys need no shift: others stand just before its first own token, the shared prefix
+    before them."""
     stops = {row.branch.seq: row.stop for row in rows}
     tables = batch.block_tables.clone()
     attached: list[list[Segment]] = []
@@ -153,7 +159,7 @@ def _attach(batch: ForwardBatch, rows: Sequence[Row], page_size: int) -> None:
     batch.block_tables = tables
 
 
-def _segments(branch: Branch, stops: dict[int, int], page_size: int) -> list[Segment]:
+def _segments(branch: Branch, stops: dict[SeqId, int], page_size: int) -> list[Segment]:
     reads = [(r.branch, *_extent(r.branch, r.start, stops)) for r in branch.reading]
     shift = -sum(stop - start for _, start, stop in reads)
     segments = []
@@ -161,7 +167,9 @@ def _segments(branch: Branch, stops: dict[int, int], page_size: int) -> list[Seg
         segments.append(Segment(branch.pages, 0, branch.split, shift))
     own = _position(branch, branch.split)
     for other, start, stop in reads:
-        cut = min(max(other.split, start), stop)  # two pieces where it straddles the other's own split
+        cut = min(
+            max(other.split, start), stop
+        )  # two pieces where it straddles the other's own split
         turn = own + shift - _position(other, start) if stop > start else 0
         for a, b in ((start, cut), (cut, stop)):
             if b > a:
@@ -171,8 +179,9 @@ def _segments(branch: Branch, stops: dict[int, int], page_size: int) -> list[Seg
     return segments
 
 
-def _extent(branch: Branch, start: int, stops: dict[int, int]) -> tuple[int, int]:
-    """Entries of `branch` from stream index `start` on that are stored once this step has stored its own."""
+def _extent(branch: Branch, start: int, stops: dict[SeqId, int]) -> tuple[int, int]:
+    """Entries of `branch` from stream index `start` on that are stored once this step has stored
+    its own."""
     first = branch.entry(start)
     return first, max(first, stops.get(branch.seq, branch.stored))
 

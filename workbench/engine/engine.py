@@ -1,30 +1,26 @@
 """The engine: one pool, one net, many branches; a step is choose, launch, settle.
 
-Everything here runs on one thread with one event loop, the strategies' own. Verbs change a branch's lists
-at once and leave the computing to the next steps; only `submit` may be called from other threads.
+Everything here runs on one thread with one event loop, the strategies' own. Verbs change a
+branch's lists at once and leave the computing to the next steps; only `submit` may be called
+from other threads.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from workbench.commands import Command
 from workbench.engine.errors import (
     BadArgument,
-    BranchBusy,
-    BranchGone,
-    PoolTooSmall,
-    RequestCancelled,
     StepFailed,
-    Unserved,
-    WindowFull,
 )
 from workbench.engine.inbox import Inbox
+from workbench.engine.ledger import Ledger
 from workbench.engine.memory import Memory
 from workbench.engine.philox import child_seed
 from workbench.engine.protocols import (
@@ -52,16 +48,12 @@ from workbench.engine.sequence import Branch
 from workbench.engine.stepping import choose, launch, settle
 from workbench.engine.verbs import attaching, opening, pruning, running, scoring
 from workbench.events import (
-    BranchOpened,
-    BranchRestored,
     Event,
     RequestEnded,
     RequestOpened,
-    TokenKnown,
-    TokensFed,
     Waited,
 )
-from workbench.forward import PLAIN, Abandoned, Forward, ForwardBatch, Override, Steering
+from workbench.forward import PLAIN, Abandoned, Forward, Override
 from workbench.words import Finish, FreeReason, NodeId, Origin, PruneMode, RequestId, SeqId, Step
 
 Branches = Branch | Sequence[Branch]
@@ -88,10 +80,10 @@ class Engine:
         record_routing: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`pages` × `page_size` tokens of KV; `limit` resident tokens a branch may hold (the net's window
-        when None); `max_rows` branches and `chunk` tokens of waiting text a step. `emit` gets every fact,
-        on the engine's thread. `detokenize` gives a token's bytes. Raises ValueError where the backend
-        cannot serve the pool's geometry."""
+        """`pages` × `page_size` tokens of KV; `limit` resident tokens a branch may hold (the
+        net's window when None); `max_rows` branches and `chunk` tokens of waiting text a step.
+        `emit` gets every fact, on the engine's thread. `detokenize` gives a token's bytes.
+        Raises ValueError where the backend cannot serve the pool's geometry."""
         if max_rows < 1 or chunk < 1:
             raise BadArgument(f"max_rows and chunk must be at least 1, got {max_rows} and {chunk}")
         self.forward = forward
@@ -99,25 +91,27 @@ class Engine:
         self.max_rows, self.chunk = max_rows, chunk
         self.tell, self.detokenize, self.tokenize = emit, detokenize, tokenize
         self.eos, self.sample = frozenset(eos), ops_sample
-        self.record_top, self.record_routing = record_top, record_routing and forward.facts.experts > 0
+        self.record_top, self.record_routing = (
+            record_top,
+            record_routing and forward.facts.experts > 0,
+        )
         self.clock, self.started = clock, clock()
 
         self.memory = Memory(forward.new_pool(forward.layout(pages, page_size)), self)
         self.inbox = Inbox()
         self.control = Control(self)
+        self.ledger = Ledger(self)
         self.on_command: CommandHandler | None = None  # obeys what the engine itself does not
-        self.on_cancel: Callable[[RequestId], None] | None = None  # told after a request's branches went
+        self.on_cancel: Callable[[RequestId], None] | None = (
+            None  # told after a request's branches went
+        )
 
         self.now = Step(0)
         self.began = 0.0  # seconds since the start, of the step in progress
         self.requests: dict[RequestId, Request] = {}
         self.active: dict[SeqId, Branch] = {}  # branches with a job
-        self.known: dict[int, bytes] = {}  # tokens whose bytes were told
         self.scores: dict[Any, float] = {}
-        self._unopened: set[SeqId] = set()
-        self._forgotten: set[SeqId] = set()
         self._nets: list[Override] = [PLAIN]
-        self._served: dict[str, str | None] = {}
         self._next_seq = 0
         self._closing = False
         self._wake = asyncio.Event()
@@ -145,7 +139,7 @@ class Engine:
         """Step while anything can run, wait while nothing can; until `close`."""
         loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self.inbox.wake = lambda: loop.call_soon_threadsafe(self._wake.set)
+        self.inbox.wake = partial(loop.call_soon_threadsafe, self._wake.set)
         while not self._closing:
             self._wake.clear()
             try:
@@ -190,8 +184,8 @@ class Engine:
             raise Abandoned
 
     def submit(self, command: Command) -> "Future[dict[str, Any]]":
-        """Hand in a command from any thread. Obeyed at the next safe point; the future gives its outcome
-        or raises Refused with the reason."""
+        """Hand in a command from any thread. Obeyed at the next safe point; the future gives its
+        outcome or raises Refused with the reason."""
         return self.inbox.put(command)
 
     def t(self) -> float:
@@ -199,8 +193,8 @@ class Engine:
         return self.clock() - self.started
 
     def emit(self, event: Event) -> None:
-        """Tell a fact; strategies tell theirs (nodes, tools, notes) here too, so that stepping to the
-        next node works."""
+        """Tell a fact; strategies tell theirs (nodes, tools, notes) here too, so that stepping
+        to the next node works."""
         self.tell(event)
         self.control.saw(event)
 
@@ -220,7 +214,8 @@ class Engine:
     def end_request(
         self, request: RequestId, finish: Finish, answer: str = "", error: str = ""
     ) -> None:
-        """Drop the request's branches and tell its end. Nothing happens when it has ended already."""
+        """Drop the request's branches and tell its end. Nothing happens when it has ended
+        already."""
         record = self.requests[request]
         if record.finish is not None:
             return
@@ -236,20 +231,23 @@ class Engine:
         self, prompt: str | Sequence[int] | Tensor, *, request: RequestId,
         override: Override = PLAIN, share: bool = True, want: Want = NOTHING,
     ) -> Branch:  # fmt: skip
-        """A branch on `prompt`: text, token ids, or input vectors [N, M]. Returns when it is computed.
+        """A branch on `prompt`: text, token ids, or input vectors [N, M]. Returns when it is
+        computed.
 
-        With `share`, whole pages of equal text under the same override are reused and offered for reuse.
-        Raises BadArgument (empty prompt), PromptTooLong, PoolTooSmall, Unserved, RequestCancelled.
+        With `share`, whole pages of equal text under the same override are reused and offered
+        for reuse. Raises BadArgument (empty prompt), PromptTooLong, PoolTooSmall, Unserved,
+        RequestCancelled.
         """
         return await opening.open_branch(self, prompt, request, override, share, want)
 
     async def fork(
         self, branch: Branch, n: int = 1, *, at: int | None = None, override: Override | None = None
     ) -> list[Branch]:
-        """`n` branches that share the stream before index `at` (its end when None), each with a random
-        stream of its own. A child sees what the parent had in memory when token `at` was about to be
-        produced: what is still stored is shared, what was pruned since is computed again. Under another
-        override everything is computed again. Pages are copied when first written."""
+        """`n` branches that share the stream before index `at` (its end when None), each with a
+        random stream of its own. A child sees what the parent had in memory when token `at` was
+        about to be produced: what is still stored is shared, what was pruned since is computed
+        again. Under another override everything is computed again. Pages are copied when first
+        written."""
         return await opening.fork(self, branch, n, at, override)
 
     async def feed(
@@ -266,14 +264,16 @@ class Engine:
         grammar: Matcher | Sequence[Matcher | None] | None = None, feedback: Feedback = TOKEN,
         monitor: Monitor | None = None, want: Want = NOTHING,
     ) -> list[Decoded]:  # fmt: skip
-        """Sample each branch until `until` (or the window) ends it; one that ends never blocks the rest.
-        Several branches need a matcher each. The last sampled token stays pending: it is computed with
-        the branch's next pass. Returns in the order of `branches`."""
-        return await running.decode(self, branches, until, sampler, grammar, feedback, monitor, want)
+        """Sample each branch until `until` (or the window) ends it; one that ends never blocks
+        the rest. Several branches need a matcher each. The last sampled token stays pending: it
+        is computed with the branch's next pass. Returns in the order of `branches`."""
+        return await running.decode(
+            self, branches, until, sampler, grammar, feedback, monitor, want
+        )
 
     def stream(
-        self, branch: Branch, *, until: Until, sampler: Sampler = GREEDY, grammar: Matcher | None = None,
-        feedback: Feedback = TOKEN, monitor: Monitor | None = None,
+        self, branch: Branch, *, until: Until, sampler: Sampler = GREEDY,
+        grammar: Matcher | None = None, feedback: Feedback = TOKEN, monitor: Monitor | None = None,
     ) -> AsyncIterator[Token]:  # fmt: skip
         """`decode` of one branch, token by token. Leaving the loop early ends the decode."""
         return running.stream(self, branch, until, sampler, grammar, feedback, monitor)
@@ -282,9 +282,11 @@ class Engine:
         """The next token's distribution and what `want` names; the stream is unchanged."""
         return await running.peek(self, branch, want)
 
-    async def score(self, branches: Branches, scorer: Scorer, *, prefix: bool = True) -> list[float]:
-        """Each branch's score. With `prefix`, a score is a function of the stream alone: equal streams
-        under one override are judged once."""
+    async def score(
+        self, branches: Branches, scorer: Scorer, *, prefix: bool = True
+    ) -> list[float]:
+        """Each branch's score. With `prefix`, a score is a function of the stream alone: equal
+        streams under one override are judged once."""
         return await scoring.score(self, branches, scorer, prefix)
 
     def drop(self, branches: Branches, reason: str) -> None:
@@ -303,18 +305,19 @@ class Engine:
         return await opening.edit(self, branch, start, stop, tokens, reuse)
 
     async def prune(
-        self, branch: Branch, spans: Sequence[tuple[int, int]], *, mode: PruneMode = PruneMode.REENCODE,
-        node: NodeId | None = None, cause: str = "strategy",
+        self, branch: Branch, spans: Sequence[tuple[int, int]], *,
+        mode: PruneMode = PruneMode.REENCODE, node: NodeId | None = None, cause: str = "strategy",
     ) -> PruneReport:  # fmt: skip
-        """Take stream tokens out of working memory (2507.16784 section 3; modes: see PruneMode). Pages
-        change hands at once; survivors to be encoded again join the branch's next pass. Tokens on pinned
-        pages stay. At least one token has to stay."""
+        """Take stream tokens out of working memory (2507.16784 section 3; modes: see PruneMode).
+        Pages change hands at once; survivors to be encoded again join the branch's next pass.
+        Tokens on pinned pages stay. At least one token has to stay."""
         return pruning.prune(self, branch, spans, mode, node, cause)
 
     def attach(self, branch: Branch, others: Sequence[Branch], *, start: int = 0) -> None:
-        """From now on `branch` reads the growing caches of `others` from their resident entry `start` on,
-        as if their texts stood one after the other behind its own first `start` entries, and its own rest
-        behind them (Hogwild!, 2504.06261, token-wise layout). What it computes enters no prefix cache."""
+        """From now on `branch` reads the growing caches of `others` from their resident entry
+        `start` on, as if their texts stood one after the other behind its own first `start`
+        entries, and its own rest behind them (Hogwild!, 2504.06261, token-wise layout). What it
+        computes enters no prefix cache."""
         attaching.attach(self, branch, others, start)
 
     def detach(self, branch: Branch) -> None:
@@ -322,20 +325,6 @@ class Engine:
         attaching.detach(self, branch)
 
     # ---- what the verbs share ----
-
-    def alive(self, branch: Branch) -> Branch:
-        """Raise when the branch cannot be asked for anything."""
-        if self.requests[branch.request].finish is Finish.CANCELLED:
-            raise RequestCancelled(f"request {branch.request} was cancelled; start a new one")
-        if branch.gone is not None:
-            raise BranchGone(f"{branch!r} is gone; fork or open another branch")
-        return branch
-
-    def idle(self, branch: Branch) -> Branch:
-        self.alive(branch)
-        if branch.job is not None:
-            raise BranchBusy(f"{branch!r} is running already; await that verb first")
-        return branch
 
     def new_branch(
         self, request: RequestId, *, parent: Branch | None = None, override: Override = PLAIN,
@@ -366,59 +355,6 @@ class Engine:
         self._nets.append(override)
         return len(self._nets) - 1
 
-    def ids_of(self, what: str | Sequence[int]) -> list[int]:
-        ids = self.tokenize(what) if isinstance(what, str) else [int(token) for token in what]
-        size = self.forward.facts.vocabulary
-        for token in ids:
-            if not 0 <= token < size:
-                raise BadArgument(f"token ids lie in [0, {size}), got {token}")
-        return ids
-
-    def check_room(self, branch: Branch, n: int) -> None:
-        """Raise WindowFull or PoolTooSmall when the branch cannot hold `n` more tokens."""
-        if branch.length + n > self.limit:
-            raise WindowFull(
-                f"{branch!r} holds {branch.length} tokens and {n} more were wanted; the window is "
-                f"{self.limit}: prune, or allow a larger window"
-            )
-        need = branch.pages_for(branch.length + n, self.memory.page_size)
-        if need > self.memory.pages.pages:
-            raise PoolTooSmall(
-                f"{branch.length + n} tokens need {need} pages of {self.memory.page_size}; the pool has "
-                f"{self.memory.pages.pages}: give the pool more pages, or prune"
-            )
-
-    def require(self, *, override: Override = PLAIN, layers: Sequence[int] = (), vectors: bool = False) -> None:
-        """Raise Unserved when the backend cannot carry out such a row, BadArgument for an impossible one."""
-        depth = self.forward.facts.layers
-        for layer in layers:
-            if not -1 <= layer < (override.exit_layer or depth):
-                raise BadArgument(f"layers lie in [-1, {override.exit_layer or depth}), got {layer}")
-        if override.exit_layer is not None and not 1 <= override.exit_layer <= depth:
-            raise BadArgument(f"exit_layer must lie in [1, {depth}], got {override.exit_layer}")
-        for steering in override.steering:
-            self._check_steering(steering)
-        one = torch.zeros(1, dtype=torch.int64)
-        batch = ForwardBatch(one, one, one, torch.tensor([0, 1]), one + 1, one[None], logit_rows=one)
-        if not override.same_net(PLAIN):
-            batch.overrides = [override]
-        if layers:
-            batch.hidden_rows, batch.hidden_layers = one, tuple(layers)
-        if vectors:
-            batch.vectors = torch.zeros(1, self.forward.facts.width)
-            batch.vector_rows = one
-        why = self.forward.unserved(batch)
-        if why:
-            raise Unserved(why)
-
-    def _check_steering(self, steering: Steering) -> None:
-        width, depth = self.forward.facts.width, self.forward.facts.layers
-        if not 0 <= steering.layer < depth or tuple(steering.vector.shape) != (width,):
-            raise BadArgument(
-                f"steering wants a vector [{width}] after a layer in [0, {depth}), got "
-                f"{list(steering.vector.shape)} after {steering.layer}"
-            )
-
     def movable(self, branch: Branch) -> bool:
         """Its pages may be taken: nobody reads them, none is pinned, it has some."""
         pinned = self.memory.pages.pinned
@@ -426,62 +362,15 @@ class Engine:
             bool(branch.pages)
             and branch.saved is None
             and not (pinned and pinned.intersection(branch.pages))
-            and not any(r.branch is branch for b in self.memory.branches.values() for r in b.reading)
+            and not any(
+                r.branch is branch for b in self.memory.branches.values() for r in b.reading
+            )
         )
 
     def preempt(self, branch: Branch) -> None:
         """Take a branch's pages: contents are saved where tokens alone don't give them back."""
         if branch.purely_resident:
             self.memory.forget(branch)
-            self._forgotten.add(branch.seq)
+            self.ledger.forgotten(branch)
         else:
             self.memory.swap_out(branch)
-
-    def know(self, token: int) -> bytes:
-        """Bytes of a token, told the first time that it is mentioned."""
-        text = self.known.get(token)
-        if text is None:
-            latent = token >= self.forward.facts.vocabulary
-            text = self.known[token] = "◌".encode() if latent else self.detokenize(token)
-            self.tell(TokenKnown(self.now, token, text))
-        return text
-
-    # ---- telling ----
-
-    def announce(self, branch: Branch) -> None:
-        """The branch is opened as far as its caller knows; told when it first gets a place in a step."""
-        self._unopened.add(branch.seq)
-
-    def tell_opened(self, branch: Branch, reused: int) -> None:
-        if branch.seq in self._unopened:
-            self._unopened.discard(branch.seq)
-            self.tell(BranchOpened(self.now, self.t(), branch.seq, branch.request, None, 0, reused))
-            self.tell_fed(branch, 0)
-
-    def told(self, branch: Branch) -> bool:
-        """Whether the trace knows the branch; it is forgotten from then on."""
-        unopened = branch.seq in self._unopened
-        self._unopened.discard(branch.seq)
-        self._forgotten.discard(branch.seq)
-        return not unopened
-
-    def tell_restored(self, branch: Branch) -> None:
-        if branch.seq in self._forgotten:
-            self._forgotten.discard(branch.seq)
-            self.tell(BranchRestored(self.now, branch.seq, "recompute", len(branch.pages)))
-
-    def tell_fed(self, branch: Branch, start: int) -> None:
-        """Tell stream tokens from `start` on as put in, one fact a run of one origin."""
-        bounds = [max(start, first) for first, _ in branch.origins] + [len(branch.tokens)]
-        for (_, origin), a, b in zip(branch.origins, bounds, bounds[1:], strict=False):
-            if a < b:
-                for token in branch.tokens[a:b]:
-                    self.know(token)
-                self.tell(TokensFed(self.now, branch.seq, a, origin, tuple(branch.tokens[a:b])))
-
-    def count_peaks(self) -> None:
-        pages = self.memory.pages
-        for request in self.requests.values():
-            if request.finish is None:
-                request.peak_pages = max(request.peak_pages, pages.held)
-                request.peak_tokens = max(request.peak_tokens, pages.resident)

@@ -11,11 +11,14 @@ Letter = tuple[Command, "Future[dict[str, Any]]"]
 
 
 class Inbox:
-    """A queue with two signals: `urgent` tells a running step to give up, `wake` an idle engine to look."""
+    """A queue with two signals: `urgent` tells a running step to give up, `wake` an idle engine
+    to look."""
 
     def __init__(self) -> None:
         self.urgent = False
-        self.wake: Callable[[], None] = lambda: None  # set by a running engine; callable from any thread
+        self.wake: Callable[[], Any] = lambda: (
+            None
+        )  # set by a running engine; callable from any thread
         self._letters: deque[Letter] = deque()  # append and popleft are atomic
 
     def put(self, command: Command) -> "Future[dict[str, Any]]":

@@ -94,7 +94,8 @@ class TextTail:
 
 
 class Seen:
-    """Token ids of a stream, for the penalties: grown with it, never copied. Latents are left out."""
+    """Token ids of a stream, for the penalties: grown with it, never copied. Latents are left
+    out."""
 
     __slots__ = ("_ids", "_n", "_read", "_vocabulary")
 

@@ -1,7 +1,8 @@
-"""The one place where a branch's entries meet pages: allocate, share, copy on write, cut, move, swap.
+"""The one place where a branch's entries meet pages: allocate, share, copy on write, cut, move,
+swap.
 
-Pages and prefixes are integers (`kv.pages`, `kv.prefix`), contents are the pool's. Every change is told as
-an event. Nothing here decides who gives way: room is made before pages are asked for.
+Pages and prefixes are integers (`kv.pages`, `kv.prefix`), contents are the pool's. Every change
+is told as an event. Nothing here decides who gives way: room is made before pages are asked for.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,7 @@ from workbench.events import (
 from workbench.forward import Pool
 from workbench.kv.pages import NowCached, NowFree, PageTable, Reserved, StillHeld
 from workbench.kv.prefix import Node, PrefixCache
-from workbench.words import FreeReason, PageId, Step
+from workbench.words import FreeReason, PageId, SeqId, Step
 
 
 class Teller(Protocol):
@@ -49,7 +50,7 @@ class Memory:
         self.page_size = layout.page_size
         self.pages = PageTable(layout.pages)
         self.prefix = PrefixCache(layout.page_size)
-        self.branches: dict[int, Branch] = {}  # live ones
+        self.branches: dict[SeqId, Branch] = {}  # live ones
         self._teller = teller
 
     # ---- room ----
@@ -78,8 +79,8 @@ class Memory:
     # ---- taking pages ----
 
     def extra(self, branch: Branch) -> int:
-        """Pages that it takes before the first waiting entry is written: to come back from a swap, to
-        copy on write."""
+        """Pages that it takes before the first waiting entry is written: to come back from a
+        swap, to copy on write."""
         if branch.saved is not None:
             return len(branch.pages)
         first = branch.place(branch.stored, self.page_size) // self.page_size
@@ -103,7 +104,9 @@ class Memory:
         """All its pages are whole and known to the prefix cache, and the next will be."""
         whole = len(branch.pages) * self.page_size == branch.stored
         known = branch.chain is not None and branch.chain.depth == len(branch.pages)
-        return whole and known and branch.split == ALL and branch.saved is None and not branch.island
+        return (
+            whole and known and branch.split == ALL and branch.saved is None and not branch.island
+        )
 
     def take(self, branch: Branch, found: Sequence[Node]) -> None:
         """Share the pages that `match` found."""
@@ -162,7 +165,8 @@ class Memory:
     # ---- sharing ----
 
     def inherit(self, child: Branch, parent: Branch, entries: int) -> None:
-        """`child` reads the first `entries` stored entries of `parent` on the parent's own pages."""
+        """`child` reads the first `entries` stored entries of `parent` on the parent's own
+        pages."""
         size = self.page_size
         child.split = parent.split if entries > parent.split else ALL
         for place in range(parent.pages_for(entries, size)):
@@ -200,8 +204,8 @@ class Memory:
     # ---- giving pages back ----
 
     def cut(self, branch: Branch, entries: int, why: Callable[[int], FreeReason]) -> None:
-        """Only the first `entries` stored entries stay; pages behind them go back, each for the reason
-        that `why` gives for its place."""
+        """Only the first `entries` stored entries stay; pages behind them go back, each for the
+        reason that `why` gives for its place."""
         size = self.page_size
         assert branch.saved is None, f"{branch!r} is swapped out"
         keep = branch.pages_for(entries, size)
@@ -244,8 +248,9 @@ class Memory:
     # ---- pages anew ----
 
     def replace(self, branch: Branch, place: int, *, copy: bool) -> int:
-        """A page of its own at `place` instead of one that others may read. Returns the old page, whose
-        reference the caller must give back with `drop_page` once its contents were moved."""
+        """A page of its own at `place` instead of one that others may read. Returns the old
+        page, whose reference the caller must give back with `drop_page` once its contents were
+        moved."""
         old = branch.pages[place]
         (page,) = self._reserve(1)
         if copy:
@@ -322,7 +327,8 @@ class Memory:
     # ---- counting and telling ----
 
     def _recount_tails(self, pages: Iterable[int]) -> None:
-        """Pages of `pages` that others still hold may be less full now that their writer has left."""
+        """Pages of `pages` that others still hold may be less full now that their writer has
+        left."""
         if self.page_size > 1:
             left = {page for page in pages if self.pages.refcount[page]}
             for branch in self.branches.values() if left else ():

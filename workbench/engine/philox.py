@@ -1,7 +1,7 @@
 """Random numbers by counter: Philox4x32-10 (Salmon et al., SC 2011), in plain integers.
 
-A draw depends on its key and its counter alone, so a branch's numbers never depend on its neighbours, on
-the batch or on what was drawn before.
+A draw depends on its key and its counter alone, so a branch's numbers never depend on its
+neighbours, on the batch or on what was drawn before.
 """
 
 _M32 = 0xFFFFFFFF

@@ -20,18 +20,22 @@ if TYPE_CHECKING:
 
 class Matcher(Protocol):
     """A grammar's state along one branch. The engine consumes what it samples and what a monitor
-    injects while decoding under it; whoever feeds text between two decodes consumes that himself."""
+    injects while decoding under it; whoever feeds text between two decodes consumes that
+    himself."""
 
     def fill(self, row: npt.NDArray[np.int32]) -> None:
-        """Write the mask of allowed tokens into `row` [ceil(V/32)]: bit set = allowed, little end first."""
+        """Write the mask of allowed tokens into `row` [ceil(V/32)]: bit set = allowed, little
+        end first."""
 
     def consume(self, token: int) -> None:
-        """Go on by `token`. Raises GrammarError when it is not allowed; the state is then unchanged."""
+        """Go on by `token`. Raises GrammarError when it is not allowed; the state is then
+        unchanged."""
 
     @property
     def finished(self) -> bool:
-        """Nothing but an end token is allowed. The decode then ends with `Finish.GRAMMAR` and samples
-        no end token; a grammar that wants one in the stream allows it as an ordinary token."""
+        """Nothing but an end token is allowed. The decode then ends with `Finish.GRAMMAR` and
+        samples no end token; a grammar that wants one in the stream allows it as an ordinary
+        token."""
 
     def rollback(self, n: int) -> None:
         """Take back the last `n` consumed tokens."""
@@ -42,7 +46,8 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """When a decode ends. Every condition is looked at after each sampled token; the token stays."""
+    """When a decode ends. Every condition is looked at after each sampled token; the token
+    stays."""
 
     max_tokens: int | None = None
     stop_ids: frozenset[int] = frozenset()
@@ -53,8 +58,8 @@ class Until:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How tokens are drawn. `seed` replaces the branch's own random stream; several branches decoded
-    together under one seed still draw apart."""
+    """How tokens are drawn. `seed` replaces the branch's own random stream; several branches
+    decoded together under one seed still draw apart."""
 
     temperature: float = 0.0  # 0 is greedy
     top_k: int = 0  # 0: off
@@ -71,8 +76,8 @@ GREEDY = Sampler()
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What to report beside the tokens. Layers: l is the residual stream after layer l, -1 the state
-    after the final norm."""
+    """What to report beside the tokens. Layers: l is the residual stream after layer l, -1 the
+    state after the final norm."""
 
     logprobs: bool = False  # feed: of each fed token, given what stood before it
     top: int = 0  # the n most probable next tokens
@@ -99,8 +104,8 @@ class TokenFeedback:
 
 @dataclass(frozen=True, slots=True)
 class HiddenFeedback:
-    """The state after the final norm is the next input (Coconut, 2412.06769). The stream records the
-    token drawn beside each latent; `Branch.vectors` holds the latent itself."""
+    """The state after the final norm is the next input (Coconut, 2412.06769). The stream records
+    the token drawn beside each latent; `Branch.vectors` holds the latent itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,9 @@ class Decoded:
     finish: Finish
     why: str = ""  # the stop text or the monitor's reason
     top: tuple[tuple[tuple[int, float], ...], ...] = ()  # per token, with Want.top
-    hidden: Mapping[int, Tensor] = field(default_factory=dict)  # layer -> [n, M], that gave the token
+    hidden: Mapping[int, Tensor] = field(
+        default_factory=dict
+    )  # layer -> [n, M], that gave the token
     logits: Tensor | None = None  # [n, V]
 
 

@@ -14,25 +14,30 @@ if TYPE_CHECKING:
 Move = tuple[int, int, int]  # stored entries [start, stop) become those from the third on
 
 
-def make_room(engine: "Engine", pages: int, branch: Branch) -> None:
-    """See that `pages` can be had for `branch`: take from the youngest of the others what is missing."""
+def make_room(engine: "Engine", pages: int, branch: Branch, spare: Branch | None = None) -> None:
+    """See that `pages` can be had for `branch`: take from the youngest of the others what is
+    missing."""
     memory = engine.memory
-    others = [b for b in memory.branches.values() if b is not branch and engine.movable(b)]
+    others = [
+        b
+        for b in memory.branches.values()
+        if b is not branch and b is not spare and engine.movable(b)
+    ]
     while memory.available < pages:
         if not others:
             raise PoolTooSmall(
-                f"{pages} pages are needed to rearrange {branch!r}, {memory.available} can be had of "
-                f"{memory.pages.pages}: give the pool more pages, or unpin some"
+                f"{pages} pages are needed to rearrange {branch!r}, {memory.available} can be had "
+                f"of {memory.pages.pages}: give the pool more pages, or unpin some"
             )
         youngest = max(others, key=lambda b: b.seq)
         others.remove(youngest)
         engine.preempt(youngest)
 
 
-def recall(engine: "Engine", branch: Branch) -> None:
+def recall(engine: "Engine", branch: Branch, spare: Branch | None = None) -> None:
     """Bring a swapped-out branch back now."""
     if branch.saved is not None:
-        make_room(engine, len(branch.pages), branch)
+        make_room(engine, len(branch.pages), branch, spare)
         engine.memory.swap_in(branch)
 
 
@@ -47,8 +52,8 @@ def relayout(engine: "Engine", branch: Branch, split: int) -> None:
 def relocate(
     engine: "Engine", branch: Branch, first: int, moves: Sequence[Move], total: int, split: int
 ) -> None:
-    """Carry out `moves`, none of which touches an entry before `first`; K turns by as many positions as
-    its entry moves. `total` entries are stored afterwards, laid out with `split`."""
+    """Carry out `moves`, none of which touches an entry before `first`; K turns by as many
+    positions as its entry moves. `total` entries are stored afterwards, laid out with `split`."""
     memory, size = engine.memory, engine.memory.page_size
     sources = [memory.slots(branch, start, stop) for start, stop, _ in moves]
     before, branch.split = branch.split, split

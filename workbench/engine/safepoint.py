@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +183,11 @@ class Control:
         engine = self._engine
         engine.tell(
             CommandAccepted(
-                engine.now, engine.t(), type(command).__name__, _json(command), json.dumps(dict(outcome))
+                engine.now,
+                engine.t(),
+                type(command).__name__,
+                _json(command),
+                json.dumps(dict(outcome)),
             )
         )
         if future.set_running_or_notify_cancel():

@@ -20,8 +20,8 @@ class Sample(Protocol):
     """`ops.contract.Ops.sample`."""
 
     def __call__(
-        self, logits: Tensor, rows: Sequence[SamplerRow], mask: Tensor | None, seen: Sequence[Tensor],
-        bias: Sequence[tuple[Tensor, Tensor] | None], uniforms: Tensor, top_n: int,
+        self, logits: Tensor, rows: Sequence[SamplerRow], mask: Tensor | None,
+        seen: Sequence[Tensor], bias: Sequence[tuple[Tensor, Tensor] | None], uniforms: Tensor, top_n: int,
     ) -> Sampled: ...  # fmt: skip
 
 
@@ -43,13 +43,15 @@ class Draws:
 
 
 def draw(sample: Sample, jobs: Sequence[Generate], logits: Tensor, record_top: int) -> Draws:
-    """A token for each job from its row of `logits` [R, V]. A row's draw depends on its own stream only."""
+    """A token for each job from its row of `logits` [R, V]. A row's draw depends on its own
+    stream only."""
     vocabulary = logits.shape[1]
     began = perf_counter()
     mask = _mask(jobs, vocabulary)
     grammar_s = perf_counter() - began if mask is not None else 0.0
     uniforms = [
-        uniform(job.seed, len(job.branch.tokens)) if job.row.temperature > 0 else 0.0 for job in jobs
+        uniform(job.seed, len(job.branch.tokens)) if job.row.temperature > 0 else 0.0
+        for job in jobs
     ]
     sampled = sample(
         logits,
@@ -69,7 +71,8 @@ def draw(sample: Sample, jobs: Sequence[Generate], logits: Tensor, record_top: i
         strict=True,
     )
     return Draws(
-        [Draw(token, lp, ent, tuple(ids), tuple(lps)) for token, lp, ent, ids, lps in rows], grammar_s
+        [Draw(token, lp, ent, tuple(ids), tuple(lps)) for token, lp, ent, ids, lps in rows],
+        grammar_s,
     )
 
 

@@ -1,8 +1,9 @@
 """Who runs in the next step: a pure function from numbers to a plan, and the plan is a value.
 
-Decodes go first, then waiting text in chunks under a token budget, oldest branch first within each. When
-pages are short, branches younger than the one in need, and idle ones, give theirs up: youngest first, since
-the oldest have the most to lose and the most sharers. So the oldest branch that wants to run always can.
+Decodes go first, then waiting text in chunks under a token budget, oldest branch first within
+each. When pages are short, branches younger than the one in need, and idle ones, give theirs up:
+youngest first, since the oldest have the most to lose and the most sharers. So the oldest branch
+that wants to run always can.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """A branch: one stream of tokens, and how much of it lies in memory.
 
-Two lists tell everything. `tokens` is the stream and only grows (an edit replaces its tail). `resident`
-names the stream indexes in working memory, in order; its place in that list is a token's *entry*. The K/V
-of the first `stored` entries lie in the pool; the rest is work for the next passes, whether it is a prompt,
-a sampled token, a tool's reply or survivors behind a hole. So every verb only edits these lists, and one
-kind of step serves them all.
+Two lists tell everything. `tokens` is the stream and only grows (an edit replaces its tail).
+`resident` names the stream indexes in working memory, in order; its place in that list is a
+token's *entry*. The K/V of the first `stored` entries lie in the pool; the rest is work for the
+next passes, whether it is a prompt, a sampled token, a tool's reply or survivors behind a hole.
+So every verb only edits these lists, and one kind of step serves them all.
 """
 
 from bisect import bisect_left
@@ -47,9 +47,10 @@ class Branch:
     """Handle of one stream. Strategies read it; only the engine writes it."""
 
     __slots__ = (
-        "chain", "children", "encoded", "gone", "hidden", "island", "job", "logits", "net", "origins",
-        "override", "pages", "parent", "positions", "pure", "reading", "removals", "request", "resident",
-        "saved", "seed", "seq", "share", "split", "stored", "table", "tokens", "vectors",
+        "chain", "children", "encoded", "gone", "hidden", "island", "job", "logits", "net",
+        "origins", "override", "pages", "parent", "positions", "pure", "reading", "removals",
+        "request", "resident", "saved", "seed", "seq", "share", "split", "stored", "table", "tokens",
+        "vectors",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +75,7 @@ class Branch:
         self.positions: list[int] | None = None  # per entry; None: entry e stands at position e
         self.removals: list[Removal] = []
         self.pure = ALL  # entries before this follow from their tokens alone
-        self.island: tuple[int, int] | None = None  # stored entries behind a gap that is being filled
+        self.island: tuple[int, int] | None = None  # stored entries behind a gap being filled
 
         self.pages: list[int] = []
         self.table: npt.NDArray[np.int64] = np.zeros(16, np.int64)  # `pages`, with room to grow
@@ -83,7 +84,7 @@ class Branch:
         self.saved: Any = None  # pages' contents while swapped out
 
         self.reading: tuple[Reading, ...] = ()
-        self.logits: Tensor | None = None  # [V], after the last entry; None when they must be computed
+        self.logits: Tensor | None = None  # [V], after the last entry; None: not computed
         self.hidden: dict[int, Tensor] = {}  # layer -> [M], of the last entry, as far as asked for
         self.job: Job | None = None
         self.gone: str | None = None  # why it was dropped
@@ -103,6 +104,12 @@ class Branch:
         return len(self.resident) - self.stored
 
     @property
+    def seen(self) -> int:
+        """Tokens that its next one attends to, those of others included."""
+        others = (r.branch.length - r.branch.entry(r.start) for r in self.reading)
+        return len(self.resident) + (sum(others) if self.reading else 0)
+
+    @property
     def purely_resident(self) -> bool:
         """Its memory can be recomputed from tokens."""
         return self.pure >= self.stored and self.island is None
@@ -117,7 +124,9 @@ class Branch:
         """Entry of the first resident token at or behind stream `index`."""
         return bisect_left(self.resident, index)
 
-    def append(self, ids: Sequence[int], origin: Origin, positions: Sequence[int] | None = None) -> None:
+    def append(
+        self, ids: Sequence[int], origin: Origin, positions: Sequence[int] | None = None
+    ) -> None:
         """Grow stream and working memory; the tokens wait for their pass."""
         start = len(self.tokens)
         if not self.origins or self.origins[-1][1] is not origin:
@@ -126,12 +135,20 @@ class Branch:
             self.positions = list(range(len(self.resident)))
         if self.positions is not None:
             first = self.next_position
-            self.positions.extend(range(first, first + len(ids)) if positions is None else positions)
+            self.positions.extend(
+                range(first, first + len(ids)) if positions is None else positions
+            )
             if positions is not None:
                 self.pure = min(self.pure, len(self.resident))
         self.tokens.extend(ids)
         self.resident.extend(range(start, start + len(ids)))
         self.logits = None
+
+    def first_vector(self) -> int:
+        """Entry of the first resident vector; ALL when there is none."""
+        entries = (self.entry(i) for i in sorted(self.vectors))
+        there = (e for e in entries if e < len(self.resident) and self.resident[e] in self.vectors)
+        return next(there, ALL) if self.vectors else ALL
 
     def origin_of(self, index: int) -> Origin:
         for start, origin in reversed(self.origins):

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from workbench.engine.checks import check_room
 from workbench.engine.jobs import Generate
 from workbench.engine.protocols import HiddenFeedback, Inject, Soft, Stop, Token
 from workbench.engine.sampler import Draw
-from workbench.events import TokensFed, TokenSampled
+from workbench.events import TokenSampled, TokensFed
 from workbench.words import Finish, Origin
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def settle_draw(engine: "Engine", job: Generate, draw: Draw) -> None:
     branch = job.branch
     if branch.job is not job:  # a neighbour's monitor dropped it in this very step
         return
-    index, text = len(branch.tokens), engine.know(draw.token)
+    index, text = len(branch.tokens), engine.ledger.know(draw.token)
     vector = _vector(engine, job)
     if job.want.logits and branch.logits is not None:
         job.logits.append(branch.logits.clone())
@@ -76,11 +77,18 @@ def _tell(engine: "Engine", job: Generate, index: int, draw: Draw) -> None:
         request.first_token = request.last_token
     top_ids, top_logprobs = draw.top_ids[:n], draw.top_logprobs[:n]
     for token in top_ids:
-        if token not in engine.known:
-            engine.know(token)
+        if token not in engine.ledger.known:
+            engine.ledger.know(token)
     engine.tell(
         TokenSampled(
-            engine.now, branch.seq, index, draw.token, draw.logprob, draw.entropy, top_ids, top_logprobs
+            engine.now,
+            branch.seq,
+            index,
+            draw.token,
+            draw.logprob,
+            draw.entropy,
+            top_ids,
+            top_logprobs,
         )
     )
     engine.control.sampled()
@@ -121,7 +129,7 @@ def _inject(engine: "Engine", job: Generate, tokens: tuple[int, ...]) -> None:
     branch = job.branch
     if not tokens:
         return
-    engine.check_room(branch, len(tokens))
+    check_room(engine, branch, len(tokens))
     index = len(branch.tokens)
     branch.append(tokens, Origin.FED)
     if job.matcher is not None:
@@ -129,5 +137,5 @@ def _inject(engine: "Engine", job: Generate, tokens: tuple[int, ...]) -> None:
             job.matcher.consume(token)
     engine.requests[branch.request].fed += len(tokens)
     for token in tokens:
-        engine.know(token)
+        engine.ledger.know(token)
     engine.tell(TokensFed(engine.now, branch.seq, index, Origin.FED, tokens))

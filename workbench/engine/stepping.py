@@ -13,7 +13,7 @@ from workbench.engine.errors import PoolTooSmall, StepFailed
 from workbench.engine.jobs import Advance, Generate
 from workbench.engine.sampler import draw
 from workbench.engine.scheduler import Candidate, Plan, Room, Victim
-from workbench.engine.sequence import ALL, Branch
+from workbench.engine.sequence import Branch
 from workbench.engine.settling import settle_draw
 from workbench.events import Routed, StepEnded
 from workbench.forward import Abandoned, ForwardOutput
@@ -77,38 +77,45 @@ def _wishes(engine: "Engine", barred: set[int]) -> tuple[list[Generate], list[Ca
             continue
         if seq in barred:
             continue
-        if isinstance(job, Generate) and branch.length >= engine.limit and not branch.pending:
+        if isinstance(job, Generate) and not branch.pending and branch.seen >= engine.limit:
             job.finish(Finish.LENGTH, f"the window of {engine.limit} tokens is full")
             continue
         if branch.logits is not None and all(layer in branch.hidden for layer in job.hidden_layers):
             if isinstance(job, Generate):
                 drawn.append(job)
-            else:
+            elif isinstance(job, Advance):
                 job.finish()
+            continue
+        late = [r.branch for r in branch.reading if r.branch.pending > 1 and not r.branch.job]
+        if late:  # idle branches whose cache it reads must catch up first
+            seqs = {candidate.seq for candidate in candidates}
+            candidates.extend(_candidate(engine, one) for one in late if one.seq not in seqs)
             continue
         if not branch.pending:
             branch.stored -= 1  # run the last one again, for its logits
-        if branch.pending > 1:
-            if len(candidates) < engine.max_rows and not _find(engine, branch, claims):
-                continue
+        placed = branch.pending > 1 and len(candidates) < engine.max_rows
+        if placed and not _find(engine, branch, claims):
+            continue
         candidates.append(_candidate(engine, branch))
     return drawn, candidates
 
 
 def _find(engine: "Engine", branch: Branch, claims: set[tuple[int, tuple[int, ...]]]) -> bool:
-    """Take what the prefix cache has. False: an older branch is computing this branch's next page in
-    this very step, so waiting for it is cheaper than computing it twice."""
+    """Take what the prefix cache has. False: an older branch is computing this branch's next
+    page in this very step, so waiting for it is cheaper than computing it twice."""
     memory = engine.memory
     found = memory.match(branch)
     claim = None
     stored = branch.stored + len(found) * memory.page_size
-    if memory.continues(branch) and stored + memory.page_size <= min(branch.pure, branch.length - 1):
+    if memory.continues(branch) and stored + memory.page_size <= min(
+        branch.pure, branch.length - 1
+    ):
         node = found[-1] if found else branch.chain
         claim = (id(node), memory.key(branch, stored))
         if claim in claims:
             return False
         claims.add(claim)
-    engine.tell_opened(branch, len(found) * memory.page_size)
+    engine.ledger.opened(branch, len(found) * memory.page_size)
     memory.take(branch, found)
     engine.requests[branch.request].reused += len(found) * memory.page_size
     return True
@@ -153,20 +160,22 @@ def _room(engine: "Engine") -> Room:
 def _starve(engine: "Engine", branch: Branch) -> None:
     pages = engine.memory.pages
     need = branch.pages_for(branch.length, engine.memory.page_size)
-    assert branch.job is not None
-    branch.job.fail(
-        PoolTooSmall(
-            f"{branch!r} needs {need} pages for its {branch.length} tokens; the pool has {pages.pages}, "
-            f"of which {len(pages.pinned)} are pinned: give the pool more pages, unpin some, or prune"
-        )
+    why = (
+        f"{branch!r} needs {need} pages for its {branch.length} tokens; the pool has {pages.pages}, "
+        f"of which {len(pages.pinned)} are pinned: give the pool more pages, unpin some, or prune"
     )
+    readers = [b for b in engine.active.values() if any(r.branch is branch for r in b.reading)]
+    for one in [branch, *readers] if branch.job is None else [branch]:
+        if one.job is not None:
+            one.job.fail(PoolTooSmall(why))
 
 
 # ---- launch ----
 
 
 def launch(engine: "Engine", choice: Choice) -> Flight | None:
-    """Put the runs' pages in place and run the pass. None when it was given up: nothing of it counts."""
+    """Put the runs' pages in place and run the pass. None when it was given up: nothing of it
+    counts."""
     runs = choice.plan.runs
     if not runs:
         return Flight(choice, None, None, 0.0)
@@ -174,9 +183,9 @@ def launch(engine: "Engine", choice: Choice) -> Flight | None:
     rows = []
     for run in runs:
         branch = memory.branches[run.seq]
-        engine.tell_opened(branch, 0)
+        engine.ledger.opened(branch, 0)
         memory.write(branch, run.stop)
-        engine.tell_restored(branch)
+        engine.ledger.restored(branch)
         rows.append(Row(branch, run.start, run.stop))
     packed = pack(rows, memory, engine.record_routing)
     began = engine.clock()
@@ -235,12 +244,14 @@ def _book(engine: "Engine", row: Row, output: ForwardOutput, counts: list[int]) 
         begin = max(row.start, branch.entry(job.start) - 1) + 1
         ids = [branch.tokens[i] for i in branch.resident[begin : begin + row.scored]]
         job.logprobs.append(_logprobs(rows, ids))
-    hidden = {layer: states[row.hidden[0] : row.hidden[1]] for layer, states in output.hidden.items()}
+    hidden = {
+        layer: states[row.hidden[0] : row.hidden[1]] for layer, states in output.hidden.items()
+    }
     if isinstance(job, Advance):
         for layer in job.hidden_layers:
             job.hidden.setdefault(layer, []).append(hidden[layer])
     branch.logits = None
-    if row.last and branch.stored == branch.length:
+    if past > first and branch.stored == branch.length:
         branch.logits = output.logits[past - 1]
         wanted = job.hidden_layers if job is not None else ()
         branch.hidden = {layer: hidden[layer][-1] for layer in wanted}
@@ -270,8 +281,8 @@ def _draw(engine: "Engine", jobs: list[Generate], flight: Flight) -> float:
 def _draw_apart(
     engine: "Engine", jobs: list[Generate], rows: list[Tensor], error: Exception
 ) -> float:
-    """One row spoiled the draw (a grammar that allows nothing, a matcher that raises): find it, fail it
-    alone, draw the others."""
+    """One row spoiled the draw (a grammar that allows nothing, a matcher that raises): find it,
+    fail it alone, draw the others."""
     grammar_s = 0.0
     for job, logits in zip(jobs, rows, strict=True):
         try:
@@ -313,12 +324,17 @@ def _tell_routing(engine: "Engine", output: ForwardOutput) -> None:
 
 
 def _tell_step(
-    engine: "Engine", flight: Flight, counts: list[int], sampled: int, sample_s: float, grammar_s: float
+    engine: "Engine",
+    flight: Flight,
+    counts: list[int],
+    sampled: int,
+    sample_s: float,
+    grammar_s: float,
 ) -> None:
     choice, pages = flight.choice, engine.memory.pages
     rows = len(flight.packed.rows) if flight.packed is not None else sampled
     phase = Phase(counts.index(max(counts))) if any(counts) else Phase.DECODE
-    engine.count_peaks()
+    engine.ledger.count_peaks()
     engine.tell(
         StepEnded(
             step=engine.now,

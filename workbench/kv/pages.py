@@ -1,13 +1,14 @@
 """Who holds which page: integers only.
 
-A page is *free* (nobody refers to it), *held* (one or more branches do) or *cached* (only the prefix
-cache keeps it). Every page is in exactly one of the three states; `audit` proves it.
+A page is *free* (nobody refers to it), *held* (one or more branches do) or *cached* (only the
+prefix cache keeps it). Every page is in exactly one of the three states; `audit` proves it.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class PageTable:
         heappush(self._free, page)
         return was_pinned
 
-    def audit(self, tables: Mapping[int, Iterable[int]], kept: Collection[int]) -> str | None:
+    def audit(self, tables: Mapping[Any, Iterable[int]], kept: Collection[int]) -> str | None:
         """What contradicts itself, as a sentence; None when nothing does.
 
         `tables` gives each branch's pages, `kept` the pages that the prefix cache refers to.

@@ -1,11 +1,13 @@
 """Which pages hold which text: a radix tree whose digits are whole pages of token ids.
 
-A path from a root spells a text; each node is the page that holds its last `page_size` tokens. There is
-one root a *net* (a number that stands for an override), so pages made under one adapter are never found
-by another. Pages that no branch holds are *idle*, and the longest idle is evicted first.
+A path from a root spells a text; each node is the page that holds its last `page_size` tokens.
+There is one root a *net* (a number that stands for an override), so pages made under one adapter
+are never found by another. Pages that no branch holds are *idle*, and the longest idle is evicted
+first.
 
-Two invariants make eviction simple: who holds a page also holds the page's ancestors, and pages are given
-back tail first. So an idle page's descendants are idle too and have been so for longer.
+Two invariants make eviction simple: who holds a page also holds the page's ancestors, and pages
+are given back tail first. So an idle page's descendants are idle too and have been so for
+longer.
 """
 
 from collections.abc import Callable, Sequence
@@ -81,7 +83,8 @@ class PrefixCache:
         return PrefixHandle(node, tuple(pages))
 
     def extend(self, node: Node, key: tuple[int, ...], page: int) -> Node | None:
-        """Store `page` as the text of `node` followed by `key`. None when that text is stored already."""
+        """Store `page` as the text of `node` followed by `key`. None when that text is stored
+        already."""
         if key in node.children:
             return None
         child = Node(node, key, page)
@@ -98,8 +101,8 @@ class PrefixCache:
         self._idle.pop(page, None)
 
     def victims(self, n: int, spared: Callable[[int], bool]) -> list[int]:
-        """Up to `n` idle pages in the order of their eviction, none that is `spared` and no ancestor of
-        such a one. Reads only."""
+        """Up to `n` idle pages in the order of their eviction, none that is `spared` and no
+        ancestor of such a one. Reads only."""
         chosen: list[int] = []
         gone: set[int] = set()
         for page in self._idle:

@@ -1,4 +1,5 @@
-"""Random programs of verbs: whatever is asked in whatever order, pages add up and logits are right."""
+"""Random programs of verbs: whatever is asked in whatever order, pages add up and logits are
+right."""
 
 import random
 from collections.abc import Callable
@@ -126,7 +127,8 @@ class Program:
         return "".join(self.random.choice("abc ") for _ in range(self.random.randint(1, most)))
 
     async def check(self) -> None:
-        """Each branch's next-token logits are those of its resident text, computed afresh, no pages."""
+        """Each branch's next-token logits are those of its resident text, computed afresh, no
+        pages."""
         for branch in self.branches:
             try:
                 peek = await self.bench.engine.peek(branch, Want(logits=True))
@@ -142,8 +144,8 @@ class Program:
 def run_program(seed: int, wishes: int, page_size: int, pages: int, exact: bool) -> None:
     rng = random.Random(seed)
     b = bench(
-        FORWARD, pages=pages, page_size=page_size, limit=rng.choice([60, 200]), chunk=rng.choice([3, 64]),
-        max_rows=rng.choice([2, 32]),
+        FORWARD, pages=pages, page_size=page_size, limit=rng.choice([60, 200]),
+        chunk=rng.choice([3, 64]), max_rows=rng.choice([2, 32]),
     )  # fmt: skip
     poison_unowned(b)
     program = Program(b, rng, exact)

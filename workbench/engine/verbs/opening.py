@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from workbench.engine.checks import alive, check_room, idle, ids_of, require
 from workbench.engine.errors import BadArgument, BranchGone, PoolTooSmall, PromptTooLong
 from workbench.engine.jobs import Advance, Generate
 from workbench.engine.protocols import NOTHING, Want
@@ -29,13 +30,13 @@ async def open_branch(
     record = engine.requests.get(request)
     if record is None or record.finish is not None:
         raise BranchGone(f"request {request} is unknown or has ended; make a new one")
-    engine.require(override=override, layers=want.hidden, vectors=isinstance(prompt, Tensor))
+    require(engine, override=override, layers=want.hidden, vectors=isinstance(prompt, Tensor))
     ids = stream_ids(engine, prompt)
     _check_prompt(engine, len(ids))
     branch = engine.new_branch(request, override=override, share=share)
     put(branch, prompt, ids, Origin.PROMPT)
     record.fed += len(ids)
-    engine.announce(branch)
+    engine.ledger.announce(branch)
     await advance(engine, branch, want, start=0)
     return branch
 
@@ -45,7 +46,8 @@ def _check_prompt(engine: "Engine", n: int) -> None:
         raise BadArgument("the prompt is empty; a branch needs at least one token")
     if n > engine.limit:
         raise PromptTooLong(
-            f"the prompt has {n} tokens, the window {engine.limit}: shorten it, or allow a larger window"
+            f"the prompt has {n} tokens, the window {engine.limit}: shorten it, or allow a larger "
+            "window"
         )
     need = engine.memory.pool.layout.pages_for(n)
     if need > engine.memory.pages.pages:
@@ -61,13 +63,13 @@ def _check_prompt(engine: "Engine", n: int) -> None:
 async def fork(
     engine: "Engine", branch: Branch, n: int, at: int | None, override: Override | None
 ) -> list[Branch]:
-    engine.alive(branch)
+    alive(engine, branch)
     if n < 1:
         raise BadArgument(f"fork makes at least one branch, got n={n}")
     if at is not None and not 1 <= at <= len(branch.tokens):
         raise BadArgument(f"at must lie in [1, {len(branch.tokens)}], got {at}")
     if override is not None:
-        engine.require(override=override)
+        require(engine, override=override)
     net = branch.override if override is None else override
     if branch.pending > 1 and not engine.control.paused and engine.net_of(net) == branch.net:
         await _flush(engine, branch)
@@ -85,15 +87,13 @@ async def _flush(engine: "Engine", branch: Branch) -> None:
         await advance(engine, branch, NOTHING, start=len(branch.tokens))
     elif isinstance(branch.job, Advance):
         await asyncio.wait([branch.job.reply])
-    engine.alive(branch)
+    alive(engine, branch)
 
 
 def _child(
     engine: "Engine", parent: Branch, at: int, resident: list[int], override: Override
 ) -> Branch:
-    child = engine.new_branch(
-        parent.request, parent=parent, override=override, share=parent.share
-    )
+    child = engine.new_branch(parent.request, parent=parent, override=override, share=parent.share)
     child.tokens = parent.tokens[:at]
     child.origins = [(start, origin) for start, origin in parent.origins if start < at]
     child.vectors = {i: vector for i, vector in parent.vectors.items() if i < at}
@@ -103,7 +103,7 @@ def _child(
     common = _common(parent.resident, child.resident)
     _copy_positions(child, parent, common)
     shared = min(common, parent.stored) if child.net == parent.net else 0
-    child.pure = min(parent.pure if shared > parent.pure else child.pure, _first_vector(child))
+    child.pure = min(parent.pure if shared > parent.pure else child.pure, child.first_vector())
     if child.positions is not None:
         child.pure = min(child.pure, parent.pure)
     engine.tell(
@@ -143,10 +143,6 @@ def _copy_positions(child: Branch, parent: Branch, common: int) -> None:
             child.positions.append(child.positions[-1] + 1 if child.positions else 0)
 
 
-def _first_vector(branch: Branch) -> int:
-    return min((branch.entry(i) for i in branch.vectors), default=branch.pure)
-
-
 # ---- drop ----
 
 
@@ -170,7 +166,7 @@ def let_go(engine: "Engine", branch: Branch, reason: str, why: FreeReason) -> No
     engine.memory.leave(branch, why)
     branch.reading = ()
     branch.logits, branch.hidden = None, {}
-    if engine.told(branch):
+    if engine.ledger.told(branch):
         engine.tell(BranchDropped(engine.now, branch.seq, reason))
     if isinstance(job, Generate):
         job.finish(Finish.CANCELLED, reason)
@@ -184,18 +180,20 @@ def let_go(engine: "Engine", branch: Branch, reason: str, why: FreeReason) -> No
 async def edit(
     engine: "Engine", branch: Branch, start: int, stop: int, tokens: Sequence[int], reuse: str
 ) -> Branch:
-    engine.idle(branch)
+    idle(engine, branch)
     if not 0 <= start <= stop <= len(branch.tokens):
         raise BadArgument(f"a span lies in [0, {len(branch.tokens)}], got [{start}, {stop})")
     if reuse not in ("recompute", "reposition"):
         raise BadArgument(f"reuse is 'recompute' or 'reposition', got {reuse!r}")
-    if any(reader.branch is branch for b in engine.memory.branches.values() for reader in b.reading):
+    if any(
+        reader.branch is branch for b in engine.memory.branches.values() for reader in b.reading
+    ):
         raise BadArgument(f"{branch!r} is read by others: detach them before an edit")
-    new = engine.ids_of(tokens)
+    new = ids_of(engine, tokens)
     first, past = branch.entry(start), branch.entry(stop)
     if branch.length - (past - first) + len(new) < 1:
         raise BadArgument("an edit must leave at least one token in memory")
-    engine.check_room(branch, max(0, len(new) - (past - first)))
+    check_room(engine, branch, max(0, len(new) - (past - first)))
     recall(engine, branch)
     before, held = branch.length, engine.memory.pages.held
     if reuse == "reposition" and branch.stored > past:
@@ -207,15 +205,15 @@ async def edit(
     told_stop = len(branch.tokens)
     _splice(branch, start, stop, new, first, past)
     if branch.length > first and not branch.island:
-        branch.pure = min(branch.pure, _first_vector(branch))
+        branch.pure = min(branch.pure, branch.first_vector())
     engine.tell(
         Pruned(
-            engine.now, engine.t(), branch.seq, None, start, told_stop, past - first, reencoded, rotated,
-            held - engine.memory.pages.held,
+            engine.now, engine.t(), branch.seq, None, start, told_stop, past - first, reencoded,
+            rotated, held - engine.memory.pages.held,
             PruneMode.ROTATE if rotated else PruneMode.REENCODE, before, branch.length, "edit",
         )
     )  # fmt: skip
-    engine.tell_fed(branch, start)
+    engine.ledger.fed(branch, start)
     engine.requests[branch.request].fed += len(new)
     if branch.island is not None:
         await advance(engine, branch, NOTHING, start=len(branch.tokens))
@@ -228,7 +226,8 @@ def _edited(engine: "Engine", past: int) -> Callable[[int], FreeReason]:
 
 
 def _reposition(engine: "Engine", branch: Branch, first: int, past: int, n: int) -> int:
-    """Turn what is stored behind the span to its new place; the gap before it waits for `n` tokens."""
+    """Turn what is stored behind the span to its new place; the gap before it waits for `n`
+    tokens."""
     stored, turn = branch.stored, n - (past - first)
     moves = [(past, stored, first + n)]
     relocate(engine, branch, first, moves, stored + turn, branch.split)
@@ -238,9 +237,7 @@ def _reposition(engine: "Engine", branch: Branch, first: int, past: int, n: int)
     return stored - past
 
 
-def _splice(
-    branch: Branch, start: int, stop: int, new: list[int], first: int, past: int
-) -> None:
+def _splice(branch: Branch, start: int, stop: int, new: list[int], first: int, past: int) -> None:
     """The lists after the edit: stream, memory, origins, vectors, removals."""
     turn = len(new) - (stop - start)
     tail = branch.tokens[stop:]
@@ -260,7 +257,9 @@ def _splice(
         origins.append((stop + turn, behind[-1][1]))
     branch.origins = [*origins, *later]
     branch.vectors = {
-        (i if i < start else i + turn): v for i, v in branch.vectors.items() if not start <= i < stop
+        (i if i < start else i + turn): v
+        for i, v in branch.vectors.items()
+        if not start <= i < stop
     }
     branch.removals = [
         Removal(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from workbench.engine.checks import alive
 from workbench.engine.errors import BadArgument, BranchBusy
 from workbench.engine.protocols import PruneReport
 from workbench.engine.relocate import recall, relocate
@@ -20,7 +21,7 @@ def prune(
     engine: "Engine", branch: Branch, spans: Sequence[tuple[int, int]], mode: PruneMode,
     node: NodeId | None, cause: str,
 ) -> PruneReport:  # fmt: skip
-    engine.alive(branch)
+    alive(engine, branch)
     if branch.island is not None:
         raise BranchBusy(f"{branch!r} is being edited; await that first")
     for start, stop in spans:
@@ -31,7 +32,9 @@ def prune(
     if not removed:
         return PruneReport(0, 0, 0, 0, kept, branch.length)
     if removed == branch.length:
-        raise BadArgument(f"pruning all {removed} resident tokens would leave nothing to go on from")
+        raise BadArgument(
+            f"pruning all {removed} resident tokens would leave nothing to go on from"
+        )
     recall(engine, branch)
     before, held = branch.length, engine.memory.pages.held
     streams = [(branch.resident[a], branch.resident[b - 1] + 1) for a, b in holes]
@@ -40,7 +43,12 @@ def prune(
         _rotate(engine, branch, holes)
     else:
         _reencode(engine, branch, holes)
+    pure = branch.pure
     _close_ranks(branch, holes)
+    if mode is PruneMode.REENCODE and pure > holes[0][0]:
+        # What made survivors impure went with their old K/V; vectors, places and attachments stay.
+        placed = holes[0][0] if branch.positions is not None else ALL
+        branch.pure = min(placed, branch.split, branch.first_vector())
     branch.removals.extend(Removal(len(branch.tokens), a, b) for a, b in streams)
     branch.logits, branch.hidden = None, {}
     report = PruneReport(
@@ -59,7 +67,8 @@ def prune(
 def _holes(
     engine: "Engine", branch: Branch, spans: Iterable[tuple[int, int]]
 ) -> tuple[list[Hole], int]:
-    """Entries that leave, as ascending ranges that don't touch, and how many stay for being pinned."""
+    """Entries that leave, as ascending ranges that don't touch, and how many stay for being
+    pinned."""
     doomed: set[int] = set()
     for start, stop in spans:
         doomed.update(range(branch.entry(start), branch.entry(stop)))
@@ -103,13 +112,6 @@ def _reencode(engine: "Engine", branch: Branch, holes: Sequence[Hole]) -> None:
     branch.split = _new_split(branch, holes)
     if branch.pages:
         engine.memory.tell_fill(branch, len(branch.pages) - 1)
-    if branch.pure > first:  # what made the survivors impure goes with their old K/V; vectors stay
-        doomed = {branch.resident[e] for a, b in holes for e in range(a, b)}
-        shifted = [
-            e - _within(holes, e) for e in map(branch.entry, branch.vectors) if branch.resident[e] not in doomed
-        ] if branch.vectors else []  # fmt: skip
-        limit = first if branch.positions is not None else ALL
-        branch.pure = min([limit, branch.split, *shifted])
 
 
 def _rotate(engine: "Engine", branch: Branch, holes: Sequence[Hole]) -> None:
@@ -135,7 +137,9 @@ def _close_ranks(branch: Branch, holes: Sequence[Hole]) -> None:
     """The survivors' lists. Positions move up by as many as were removed before each."""
     if branch.positions is not None:
         gone, moved = 0, branch.positions[: holes[0][0]]
-        for (start, stop), (following, _) in zip(holes, [*holes[1:], (branch.length, 0)], strict=True):
+        for (start, stop), (following, _) in zip(
+            holes, [*holes[1:], (branch.length, 0)], strict=True
+        ):
             gone += stop - start
             moved.extend(p - gone for p in branch.positions[stop:following])
         branch.positions = moved

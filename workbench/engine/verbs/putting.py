@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from workbench.engine.checks import ids_of
 from workbench.engine.errors import BadArgument
 from workbench.engine.sequence import Branch
 from workbench.words import Origin
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def stream_ids(engine: "Engine", what: str | Sequence[int] | Tensor) -> list[int]:
-    """Token ids of what is put in. A vector's is the vocabulary's size: the first id that no token has."""
+    """Token ids of what is put in. A vector's is the vocabulary's size: the first id that no
+    token has."""
     if not isinstance(what, Tensor):
-        return engine.ids_of(what)
+        return ids_of(engine, what)
     width = engine.forward.facts.width
     if what.ndim != 2 or what.shape[1] != width:
         raise BadArgument(f"input vectors are [N, {width}], got {list(what.shape)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from workbench.engine.checks import check_room, idle, require
 from workbench.engine.errors import BadArgument
 from workbench.engine.jobs import Advance, Generate, Job
 from workbench.engine.philox import child_seed
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def start_job(engine: "Engine", job: Job) -> None:
-    job.branch.job = job  # type: ignore[assignment]
+    job.branch.job = job
     engine.active[job.branch.seq] = job.branch
     engine.wake()
 
@@ -58,19 +59,19 @@ async def feed(
     engine: "Engine", branch: Branch, what: str | Sequence[int] | Tensor, origin: Origin,
     positions: Sequence[int] | None, want: Want,
 ) -> Fed:  # fmt: skip
-    engine.idle(branch)
-    engine.require(override=branch.override, layers=want.hidden, vectors=isinstance(what, Tensor))
+    idle(engine, branch)
+    require(engine, override=branch.override, layers=want.hidden, vectors=isinstance(what, Tensor))
     ids = stream_ids(engine, what)
     start = len(branch.tokens)
     if not ids:
         return Fed(start, start)
     if positions is not None:
         _check_positions(engine, branch, positions, len(ids))
-    engine.check_room(branch, len(ids))
+    check_room(engine, branch, len(ids))
     before = branch.logits
     put(branch, what, ids, origin, positions)
     engine.requests[branch.request].fed += len(ids)
-    engine.tell_fed(branch, start)
+    engine.ledger.fed(branch, start)
     if want.nothing:
         return Fed(start, len(branch.tokens))
     if want.logprobs and before is None and branch.stored == branch.length - len(ids) > 0:
@@ -78,19 +79,22 @@ async def feed(
         before = None
     job = Advance(branch, asyncio.get_running_loop().create_future(), want, start)
     if want.logprobs and branch.stored == branch.length - len(ids):
-        first = torch.log_softmax(before.float(), -1)[ids[0]] if before is not None else torch.tensor(torch.nan)
+        first = (
+            torch.log_softmax(before.float(), -1)[ids[0]]
+            if before is not None
+            else torch.tensor(torch.nan)
+        )
         job.logprobs.append(first.reshape(1).cpu())
     start_job(engine, job)
     return cast(Fed, await _reply(job))
 
 
-def _check_positions(
-    engine: "Engine", branch: Branch, positions: Sequence[int], n: int
-) -> None:
+def _check_positions(engine: "Engine", branch: Branch, positions: Sequence[int], n: int) -> None:
     window = engine.forward.facts.window
     if len(positions) != n or any(not 0 <= p < window for p in positions):
         raise BadArgument(
-            f"positions: one in [0, {window}) for each of the {n} tokens was wanted, got {list(positions)}"
+            f"positions: one in [0, {window}) for each of the {n} tokens was wanted, got "
+            f"{list(positions)}"
         )
 
 
@@ -118,14 +122,14 @@ async def decode(
         raise
 
 
-def _matchers(
-    grammar: Matcher | Sequence[Matcher | None] | None, n: int
-) -> list[Matcher | None]:
+def _matchers(grammar: Matcher | Sequence[Matcher | None] | None, n: int) -> list[Matcher | None]:
     if grammar is None:
         return [None] * n
-    matchers = list(grammar) if isinstance(grammar, Sequence) else [grammar]
+    matchers: list[Matcher | None] = list(grammar) if isinstance(grammar, Sequence) else [grammar]
     if len(matchers) != n:
-        raise BadArgument(f"{n} branches need a matcher each, got {len(matchers)}; use Matcher.copy")
+        raise BadArgument(
+            f"{n} branches need a matcher each, got {len(matchers)}; use Matcher.copy"
+        )
     return matchers
 
 
@@ -133,18 +137,21 @@ def _generate(
     engine: "Engine", branch: Branch, ordinal: int, until: Until, sampler: Sampler,
     matcher: Matcher | None, feedback: Feedback, monitor: Monitor | None, want: Want,
 ) -> Generate:  # fmt: skip
-    engine.idle(branch)
+    idle(engine, branch)
     if until.max_tokens is not None and until.max_tokens < 1:
         raise BadArgument(f"max_tokens must be at least 1, got {until.max_tokens}")
     _check_sampler(engine, sampler)
     layers = (*want.hidden, -1) if isinstance(feedback, HiddenFeedback) else want.hidden
-    engine.require(
-        override=branch.override, layers=layers, vectors=isinstance(feedback, HiddenFeedback | Soft)
+    require(
+        engine,
+        override=branch.override,
+        layers=layers,
+        vectors=isinstance(feedback, HiddenFeedback | Soft),
     )
     seed = branch.seed if sampler.seed is None else child_seed(sampler.seed, ordinal)
     return Generate(
-        branch, asyncio.get_running_loop().create_future(), want, len(branch.tokens), until, sampler,
-        seed, matcher, feedback, monitor, engine.forward.facts.vocabulary,
+        branch, asyncio.get_running_loop().create_future(), want, len(branch.tokens), until,
+        sampler, seed, matcher, feedback, monitor, engine.forward.facts.vocabulary,
     )  # fmt: skip
 
 
@@ -177,9 +184,9 @@ async def stream(
 
 
 async def peek(engine: "Engine", branch: Branch, want: Want) -> Peek:
-    engine.idle(branch)
+    idle(engine, branch)
     layers = tuple(dict.fromkeys((*want.hidden, *want.project)))
-    engine.require(override=branch.override, layers=layers)
+    require(engine, override=branch.override, layers=layers)
     if branch.logits is None or any(layer not in branch.hidden for layer in layers):
         await advance(engine, branch, Want(hidden=layers), start=len(branch.tokens))
     assert branch.logits is not None
@@ -188,7 +195,9 @@ async def peek(engine: "Engine", branch: Branch, want: Want) -> Peek:
     among = logprobs[sorted(want.among)].exp().sum().item() if want.among else 0.0
     project = {
         layer: _top(
-            torch.log_softmax(engine.forward.project(branch.hidden[layer][None], layer == -1)[0], -1),
+            torch.log_softmax(
+                engine.forward.project(branch.hidden[layer][None], layer == -1)[0], -1
+            ),
             want.top or 1,
         )
         for layer in want.project

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from workbench.engine.checks import alive
 from workbench.engine.protocols import Scorer
 from workbench.engine.sequence import Branch
 from workbench.events import Scored
@@ -17,7 +18,7 @@ async def score(
     several = [branches] if isinstance(branches, Branch) else list(branches)
     values = []
     for branch in several:
-        engine.alive(branch)
+        alive(engine, branch)
         key = (scorer.name, branch.net, tuple(branch.tokens)) if prefix else None
         value = engine.scores.get(key) if key is not None else None
         if value is None:
