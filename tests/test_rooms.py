@@ -56,7 +56,7 @@ ROOMS: dict[str, Room] = {
     "workbench.engine.scheduler": Room("w:words w:kv.pages w:kv.prefix"),
     "workbench.engine.grammar": Room("w:words", "llguidance numpy"),
     "workbench.trace": Room("w:words w:events", "numpy"),
-    "workbench.trace.export": Room("w:words w:events", "numpy pyarrow"),
+    "workbench.trace.export": Room("w:words w:events w:trace", "numpy pyarrow"),
     "workbench.tools": Room("w:words"),
     "workbench.tasks": Room("w:words"),
     "workbench.experts": Room("w:words w:events w:kv.layout w:ops.contract", "torch scipy numpy"),
@@ -81,6 +81,7 @@ ROOMS: dict[str, Room] = {
 # The arrows that run backwards, each by name.
 BACKWARDS = {
     ("workbench.ops.choose", "kernels_cupy"),
+    ("workbench.model.laptop", "workbench.cpu"),
     ("workbench.session", "widgets"),
     ("workbench.trace.export", "widgets"),
 }

@@ -32,7 +32,7 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     ("arguments", "words"),
     [
         (["trace", "info", "no/such.wbt"], ["no/such.wbt", "--trace"]),
-        (["train", "nothing"], ["'nothing'", "wanted"]),
+        (["train", "nothing"], ["'nothing'", "tim-smollm2"]),
         (["logits", "--model", "smol", "--ids", "no.json", "--out", "x.npy"], ["no.json"]),
         (["models", "get", "smollm-135m"], ["smollm2-135m-instruct"]),
         (["run"], ["prompt", "--resume"]),
