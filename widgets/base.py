@@ -43,6 +43,7 @@ class WorkbenchWidget(anywidget.AnyWidget):
 
     module: ClassVar[str] = "composite"
     only: ClassVar[tuple[str, ...]] = ()  # lanes; empty: all that the run has something for
+    _pump: Pump | None = None
 
     at = Int(None, allow_none=True, help="engine step shown; None follows the run").tag(sync=True)
     picks = Dict(help="what is selected: node (row of `nodes`) and span (steps)").tag(sync=True)
@@ -87,7 +88,8 @@ class WorkbenchWidget(anywidget.AnyWidget):
         return found
 
     def close(self) -> None:
-        self._pump.close()
+        if self._pump is not None:  # None: refused while it was made
+            self._pump.close()
         super().close()
 
     def tables(self) -> Tables:
@@ -112,7 +114,7 @@ class WorkbenchWidget(anywidget.AnyWidget):
     def _heard(self, _: object, content: Any, buffers: Sequence[Any]) -> None:
         """A message of a view. May run on any thread of the kernel."""
         try:
-            if self._pump.answer(content):
+            if self._pump is not None and self._pump.answer(content):
                 return
             match content.get("kind"):
                 case "gesture":

@@ -1,10 +1,13 @@
 """Sends a source's tables to a view at display rate, from a thread while there is news."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from widgets.wire import RATE_HZ, Feed, Message, Source
+
+LINGER_S = 0.3  # what ends may still have a last message to come
 
 
 class Pump:
@@ -53,26 +56,29 @@ class Pump:
             self._thread.start()
 
     def _run(self) -> None:
-        was_live = self.live
+        last = time.monotonic()  # of something happening
         while not self._closed:
             live = self.live
             with self._lock:
-                try:
-                    message = self._feed.poll()
-                except Exception as error:  # shown under the view; the next message is a snapshot
-                    self._failed(error)
-                    self._feed.restart()
-                    message = None
-                    self._wanted = False
-                if message is not None:
-                    self._wanted = False
-                idle = message is None and not self._wanted and not live and not was_live
-                if idle:
-                    self._thread = None
+                message = self._next()
+                if message is not None or self._wanted or live:
+                    last = time.monotonic()
+                elif time.monotonic() - last > LINGER_S:
+                    self._thread = None  # an answer or a new view starts another
                     return
             if message is not None:
                 self._send(message)
-            elif was_live and not live:
-                was_live = False
             self._wake.wait(1 / RATE_HZ)
             self._wake.clear()
+
+    def _next(self) -> Message | None:
+        try:
+            message = self._feed.poll()
+        except Exception as error:  # shown under the view; the next message is a snapshot
+            self._failed(error)
+            self._feed.restart()
+            self._wanted = False
+            return None
+        if message is not None:
+            self._wanted = False
+        return message
