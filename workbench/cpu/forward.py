@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from workbench.cpu.turns import Turns
 from workbench.cpu.weights import PackedNet
 from workbench.forward import Abandoned, ForwardBatch, ForwardOutput, Pool, StopFlag
 from workbench.kv.layout import KVLayout
+
+ReadAdapter = Callable[[str, Path], Sequence[Mapping[str, adapters.Pair]]]
 
 
 class NumbaForward:
@@ -45,6 +48,7 @@ class NumbaForward:
         self.built = build.build(self.isa, kv == torch.float16, say)
         body = net.matrices["0.qkv"].form.split("_")[0]
         self.name = f"numba {body}"
+        self.read_adapter: ReadAdapter | None = None
         self.adapters: dict[str, adapters.NativeAdapter] = {}
         self._rotary = net.shape.rope.rotary(net.shape.head_dim)
         self._tables = NetTables(net)
@@ -52,9 +56,15 @@ class NumbaForward:
         self._crew = Crew(self.built.run, threads)
         self._one_at_a_time = threading.Lock()
 
-    def load_adapter(self, name: str, layers: Sequence[Mapping[str, adapters.Pair]]) -> None:
+    def add_adapter(self, name: str, layers: Sequence[Mapping[str, adapters.Pair]]) -> None:
         """Serve an adapter, for `Override(adapter=name)`: per layer, fused projection -> pair."""
         self.adapters[name] = adapters.NativeAdapter(layers)
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        """The same from a folder, through the reader that was handed in as `read_adapter`."""
+        if self.read_adapter is None:
+            raise ValueError(f"adapter {name!r}: no reader was handed in; use add_adapter")
+        self.add_adapter(name, self.read_adapter(name, path))
 
     def close(self) -> None:
         """Let the helper threads go."""

@@ -21,6 +21,7 @@ from .config import shape_of
 from .decoder import Decoder
 from .errors import ModelError
 from .hub import fetch_hub
+from .laptop import open_laptop, why_not
 from .shape import ModelShape
 from .tokenizer import ModelTokenizer
 from .weights import NetBuilder
@@ -151,7 +152,8 @@ def load_model(
     backend: str = "auto",
     threads: int | None = 1,
 ) -> Model:
-    """Load a model for use through the torch decoder.
+    """Load a model for use: through the laptop engine where it serves (backend "numba", or "auto"
+    without a CUDA device and with a quantised file), else through the torch decoder.
 
     `model` is a catalogue name, a folder, a GGUF file, a hub id, or what `open_model` gave; `dtype`
     auto, fp32, bf16, fp16; `weights` auto, "as loaded", "bf16 prepacked", "int4"; `threads` for
@@ -159,8 +161,19 @@ def load_model(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = choose(backend)
     opened = model if isinstance(model, Opened) else open_model(model)
+    declined: tuple[str, ...] = ()
+    if backend == "numba" or (
+        backend == dtype == weights == "auto" and not torch.cuda.is_available()
+    ):
+        refusal = why_not(opened.checkpoint, opened.shape) if backend == "auto" else None
+        if refusal is None:
+            if dtype != "auto":
+                raise ModelError(f"backend numba takes its own types, dtype auto; got {dtype!r}")
+            laptop, reasons = open_laptop(opened.checkpoint, opened.shape, weights, threads or 1)
+            return Model(laptop, opened, ("backend: numba, the laptop engine", *reasons))
+        declined = (f"backend: not numba ({refusal})",)
+    chosen = choose(backend)
     form, kind, why = _form(opened.checkpoint, chosen, dtype, weights)
     ops, device = chosen.make(form), torch.device(chosen.device)
     net = NetBuilder(opened.shape, opened.checkpoint, ops, kind, device).net()
@@ -169,7 +182,7 @@ def load_model(
         name=f"{chosen.name} {SHORT[kind] if form == 'as loaded' else form}",
         dtype=kind, device=device, make_pool=chosen.make_pool or TorchPool,
     )  # fmt: skip
-    return Model(decoder, opened, (chosen.reason, why))
+    return Model(decoder, opened, (*declined, chosen.reason, why))
 
 
 def _form(

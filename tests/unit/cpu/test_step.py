@@ -131,8 +131,8 @@ def adapter(of: NumbaForward, rank: int, seed: int) -> list[dict[str, Pair]]:
 def test_adapters_act_on_their_own_rows(llama: NumbaForward) -> None:
     first, second = adapter(llama, 5, 1), adapter(llama, 16, 2)
     del second[1]["o"], second[2]["qkv"]
-    llama.load_adapter("first", first)
-    llama.load_adapter("second", second)
+    llama.add_adapter("first", first)
+    llama.add_adapter("second", second)
     oracle, ids = Oracle(llama.net), nets.tokens(30)
     overrides = [
         Override(), Override("first"), Override("first", 0.5), Override("second", 2.0),
@@ -213,7 +213,7 @@ def test_attached_segments(llama: NumbaForward) -> None:
         attached=[[Segment(other.pages, 3, 9, -3), Segment(other.pages, 9, 15, -3)]],
         logit_rows=torch.arange(n),
     )  # fmt: skip
-    near(llama(batch, paged.pool).logits, want[12:])
+    near(llama(batch, paged.pool).logits, want[12:], INT8)  # keys were rounded twice more
 
 
 @pytest.mark.parametrize("threads", [1, 2])
