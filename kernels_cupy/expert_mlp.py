@@ -12,14 +12,12 @@ STAGES = {2: 3, 4: 2}  # by groups of 8 tokens
 INSTANCES = (
     *(
         Instance("expert_mlp", "expert_gemm", {"ELEM": e, "GATED": g, "COLUMNS": c, "STAGES": s})
-        for e in (0, 1)
-        for g in (0, 1)
+        for e, g in ((0, 0), (0, 1), (1, 1))
         for c, s in STAGES.items()
     ),
     *(
         Instance("expert_mlp_wgmma", "expert_gemm_wgmma", {"ELEM": e, "GATED": g}, ("sm_90a",))
-        for e in (0, 1)
-        for g in (0, 1)
+        for e, g in ((0, 0), (0, 1), (1, 1))
     ),
 )
 
@@ -44,7 +42,8 @@ def expert_mlp(
     need(gate_up.shape == (down.shape[0], 2 * inner, width), "gate_up [E, 2F, M]", gate_up, down)
     need(width % 64 == 0 and inner % 64 == 0, "M and F of whole 64s", width, inner)
     need(down.shape[0] <= 1024 and k <= 32, "at most 1024 experts, 32 a token", down.shape[0], k)
-    for t in (x, experts, weights, gate_up, down):
+    experts, weights = experts.contiguous(), weights.contiguous()
+    for t in (x, gate_up, down):
         need(t.is_contiguous(), "expert_mlp: packed tensors", t)
     out = torch.empty_like(x)
     if tokens == 0:

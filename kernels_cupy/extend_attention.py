@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kernels_cupy.errors import need
 from kernels_cupy.launch import Instance, LaunchPlan, elem, f32, has_wgmma, i32, kernel, shared_limit
-from kernels_cupy.paged_attention import HEAD_DIMS
+from kernels_cupy.paged_attention import DECLARED, HEAD_DIMS, page_log2
 from kernels_cupy.plan import AttentionPlan
 
 WARPS = 4
@@ -34,14 +34,12 @@ def shared_bytes(s: dict[str, int]) -> int:
 
 INSTANCES = tuple(
     Instance("extend_attention", "extend_attention", {"ELEM": e, **settings(d, limit)}, archs)
-    for e in (0, 1)
-    for d in HEAD_DIMS
+    for e, d in DECLARED
     for limit, archs in ((163 << 10, ("sm_80", "sm_90a")), (99 << 10, ("sm_120",)))
 )
 INSTANCES += tuple(
     Instance("extend_attention_wgmma", "extend_attention_wgmma", {"ELEM": e, "HEAD_DIM": d}, ("sm_90a",))
-    for e in (0, 1)
-    for d in WGMMA_DIMS
+    for e, d in ((0, 64), (0, 128), (1, 128))
 )
 
 
@@ -71,6 +69,6 @@ def extend_attention(
     kernel(name, name, q.device, ELEM=elem(q.dtype), **s)(
         launch,
         q, k, v, out, plan.tables, plan.tiles, i32(plan.tables.shape[1]),
-        i32(page_size.bit_length() - 1), i32(kv_heads), i32(heads // kv_heads),
+        i32(page_size), i32(page_log2(page_size)), i32(kv_heads), i32(heads // kv_heads),
         f32(scale * math.log2(math.e)), i32(window or 0),
     )  # fmt: skip

@@ -8,8 +8,7 @@ from kernels_cupy.launch import Instance, LaunchPlan, elem, i32, i64, kernel
 
 INSTANCES = tuple(
     Instance("move_kv", "move_kv", {"ELEM": e, "HEAD_DIM": d, "KV_HEADS": h})
-    for e in (0, 1)
-    for d, h in ((64, 3), (96, 4), (128, 8), (256, 4))
+    for e, d, h in ((0, 64, 3), (0, 96, 4), (0, 128, 8), (0, 256, 4), (1, 128, 8))
 )
 
 

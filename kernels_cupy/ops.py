@@ -10,9 +10,12 @@ from torch import Tensor
 
 from kernels_cupy import bridge
 from kernels_cupy.errors import need
+from kernels_cupy.expert_mlp import expert_mlp
 from kernels_cupy.extend_attention import extend_attention
 from kernels_cupy.paged_attention import paged_attention
 from kernels_cupy.rms_norm import add_rms_norm, rms_norm
+from kernels_cupy.route import route
+from kernels_cupy.sample import sample
 from kernels_cupy.silu_mul import silu_mul
 from kernels_cupy.step import StepPlan
 from kernels_cupy.store_kv import rope_store
@@ -80,3 +83,23 @@ class CudaOps:
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return silu_mul(gate_up)
+
+    def route(self, logits: Tensor, k: int, normalise: bool) -> tuple[Tensor, Tensor]:
+        return route(logits, k, normalise)
+
+    def expert_mlp(
+        self, x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
+    ) -> Tensor:
+        return expert_mlp(x, experts, weights, gate_up, down)
+
+    def sample(
+        self,
+        logits: Tensor,
+        rows: Sequence[SamplerRow],
+        mask: Tensor | None,
+        seen: Sequence[Tensor],
+        bias: Sequence[tuple[Tensor, Tensor] | None],
+        uniforms: Tensor,
+        top_n: int,
+    ) -> Sampled:
+        return sample(logits, rows, mask, seen, bias, uniforms, top_n)

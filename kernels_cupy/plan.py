@@ -18,7 +18,7 @@ from workbench.forward import ForwardBatch, Segment
 
 Ints = NDArray[np.int32]
 TILE = 64  # KV entries of a unit of work; 16 * WARPS of paged_attention.cu
-NARROW, WIDE = 8, 32  # query rows that an item may have: of one row, of a shared prefix
+NARROW = 8  # query rows of an item of one row
 FAR = 2**31 - 1
 
 
@@ -70,20 +70,27 @@ class _Draft:
     tiles: list[tuple[int, ...]] = field(default_factory=list)
     parts: dict[int, int] = field(default_factory=dict)  # token -> how many results it has
     shifts: dict[int, int] = field(default_factory=dict)  # shift -> row of the turns
+    wide_rows: int = 16
     extra: list[Sequence[int]] = field(default_factory=list)  # block tables of segments
 
 
 def draft(
-    batch: ForwardBatch, window: int | None, group: int, block: int, shared: Sequence["Prefix"] = ()
+    batch: ForwardBatch,
+    window: int | None,
+    group: int,
+    block: int,
+    shared: Sequence["Prefix"] = (),
+    wide: int = 16,
 ) -> _Draft:
-    """The step's items and tiles. `block` is the query rows of a tile of extend_attention."""
-    d = _Draft()
+    """The step's items and tiles. `block` is the query rows of a tile of extend_attention, `wide` those
+    of an item of a shared prefix."""
+    d = _Draft(wide_rows=wide)
     starts, lens = batch.query_start.tolist(), batch.kv_lens.tolist()
     prefix_of = {row: p for p in shared for row in p.rows}
     waiting: list[tuple[Items, int, list[list[int]], int]] = []  # items whose rows have parts
     for p in shared:
         records = [_record(starts[r], 0, p.entries) for r in p.rows]
-        _chunked(waiting, d.wide, p.rows[0], records, p.entries, WIDE // group)
+        _chunked(waiting, d.wide, p.rows[0], records, p.entries, wide // group)
     for row in range(batch.rows):
         new = starts[row + 1] - starts[row]
         if new == 0:
@@ -145,7 +152,7 @@ def finish(
     d: _Draft, batch: ForwardBatch, device: torch.device, turns: Any
 ) -> AttentionPlan:
     """The draft as device tensors, in one copy. `turns(shifts)` makes the table of query turns."""
-    launches = [(NARROW, d.narrow), (WIDE, d.wide)]
+    launches = [(NARROW, d.narrow), (d.wide_rows, d.wide)]
     launches = [(w, i) for w, i in launches if i.items]
     counts = sorted(d.parts.items())
     arrays: list[Ints] = [_tables(batch, d.extra)]

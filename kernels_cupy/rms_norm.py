@@ -8,12 +8,12 @@ from kernels_cupy.launch import Instance, LaunchPlan, elem, f32, i32, i64, kerne
 
 NARROW = 512  # up to this width a warp takes a row
 INSTANCES = tuple(
-    Instance("rms_norm", entry, {"ELEM": e, "ADD": add, "CHUNKS": chunks})
-    for e in (0, 1)
-    for entry, add, chunks in (
-        ("rms_norm", 0, 1), ("rms_norm", 1, 1), ("rms_norm", 1, 2), ("rms_norm_narrow", 0, 1), ("rms_norm_narrow", 0, 2),
-    )
-)  # fmt: skip
+    Instance("rms_norm", "rms_norm", {"ELEM": e, "ADD": add, "CHUNKS": chunks})
+    for e, add, chunks in ((0, 0, 1), (0, 1, 1), (0, 1, 2), (1, 1, 1))
+) + tuple(
+    Instance("rms_norm", "rms_norm_narrow", {"ELEM": 0, "ADD": 0, "CHUNKS": chunks})
+    for chunks in (1, 2)
+)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -8,7 +8,7 @@ from kernels_cupy.launch import ELEM, Instance, LaunchPlan, i32, kernel
 
 LOGITS = {**ELEM, torch.float32: 2}
 INSTANCES = tuple(
-    Instance("route", "route", {"ELEM": e, "PER_LANE": n}) for e in (0, 1, 2) for n in (1, 2, 4, 8)
+    Instance("route", "route", {"ELEM": e, "PER_LANE": n}) for e, n in ((0, 1), (0, 2), (0, 4), (0, 8), (1, 4), (2, 4))
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels_cupy import extend_attention
+from kernels_cupy import extend_attention, paged_attention
 from kernels_cupy.errors import need
 from kernels_cupy.launch import shared_limit
 from kernels_cupy.plan import AttentionPlan, draft, finish, shared_prefixes
@@ -42,7 +42,8 @@ class StepPlan:
             if self.share and window is None and layout.head_dim <= 128:
                 each = 2 * layout.kv_heads * layout.head_dim * layout.dtype.itemsize
                 shared = shared_prefixes(batch, layout.page_size, each)
-            drafted = draft(batch, window, group, block, shared)
+            wide = paged_attention.wide_rows(layout.head_dim)
+            drafted = draft(batch, window, group, block, shared, wide)
             self._plans[window] = finish(drafted, batch, self.device, self._turns)
         return self._plans[window]
 

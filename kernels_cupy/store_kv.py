@@ -11,8 +11,7 @@ from kernels_cupy.launch import Instance, LaunchPlan, elem, f32, i32, i64, kerne
 HEAD_DIMS = (64, 96, 128, 256)
 INSTANCES = tuple(
     Instance("store_kv", "rope_store", {"ELEM": e, "HEAD_DIM": d, "QK_NORM": norm})
-    for e in (0, 1)
-    for d in HEAD_DIMS
+    for e, d in ((0, 64), (0, 96), (0, 128), (0, 256), (1, 128))
     for norm in (0, 1)
 )
 # the angles are float64 and sincos keeps a table in local memory: once a step, not hot

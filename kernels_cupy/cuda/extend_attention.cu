@@ -19,6 +19,7 @@
 #ifndef RESIDENT
 #define RESIDENT 2
 #endif
+#include "common/paging.cuh"
 #include "common/vector.cuh"
 #include "common/warp.cuh"
 
@@ -38,7 +39,7 @@ struct Tile { int table, token0, rows, row0, limit0, unused[3]; };  // of query 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     extend_attention(const elem* __restrict__ q, const elem* __restrict__ k, const elem* __restrict__ v,
                      elem* __restrict__ out, const int* __restrict__ tables, const Tile* __restrict__ tiles,
-                     int table_width, int page_log2, int kv_heads, int group, float scale_log2, int window) {
+                     int table_width, int page_size, int page_log2, int kv_heads, int group, float scale_log2, int window) {
     DYNAMIC_SHARED(shared);
     __shared__ u32 offsets[4][N];
     elem* qs = reinterpret_cast<elem*>(shared);  // [BM, PITCH]
@@ -46,6 +47,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     elem* vs = ks + 2 * N * PITCH;
     const Tile tile = tiles[blockIdx.x];
     const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, heads = kv_heads * group;
+    const Paging paging{page_size, page_log2};
     const int* table = tables + i64(tile.table) * table_width;
     const int last_limit = tile.limit0 + (tile.row0 + tile.rows - 1) / group;  // of the tile's last token
     const int first_limit = tile.limit0 + tile.row0 / group;
@@ -56,12 +58,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 
     const auto page_of = [&](int step) {
         const int e = min((begin + step) * N + int(threadIdx.x), last_limit - 1);
-        return __ldg(table + (e >> page_log2));
+        return __ldg(table + paging.page(e));
     };
     const auto put_offset = [&](int step, int page) {
         const int e = min((begin + step) * N + int(threadIdx.x), last_limit - 1);
-        const u32 slot = (u32(page) << page_log2) | (u32(e) & ((1u << page_log2) - 1));
-        offsets[step % 4][threadIdx.x] = (slot * kv_heads + head) * CHUNKS;
+        offsets[step % 4][threadIdx.x] = (paging.slot(page, e) * kv_heads + head) * CHUNKS;
     };
     const auto issue = [&](const Vec16* from, elem* to, int step) {
         if (step < steps) {

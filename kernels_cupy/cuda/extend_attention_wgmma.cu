@@ -9,6 +9,7 @@
 #ifndef HEAD_DIM  // 64 or 128
 #define HEAD_DIM 128
 #endif
+#include "common/paging.cuh"
 #include "common/vector.cuh"
 #include "common/warp.cuh"
 #include "common/wgmma.cuh"
@@ -63,13 +64,14 @@ __device__ __forceinline__ void soften(float (&s)[N / 2], Softmax& a, float scal
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     extend_attention_wgmma(const elem* __restrict__ q, const elem* __restrict__ k, const elem* __restrict__ v,
                            elem* __restrict__ out, const int* __restrict__ tables, const Tile* __restrict__ tiles,
-                           int table_width, int page_log2, int kv_heads, int group, float scale_log2, int window) {
+                           int table_width, int page_size, int page_log2, int kv_heads, int group, float scale_log2, int window) {
     DYNAMIC_SHARED(unaligned);
     __shared__ u32 offsets[4][N];
     unsigned char* shared = aligned_shared(unaligned, 1024);
     unsigned char *qs = shared, *ks = qs + TILE_BYTES, *vs = ks + 2 * TILE_BYTES;
     const Tile tile = tiles[blockIdx.x];
     const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, heads = kv_heads * group;
+    const Paging paging{page_size, page_log2};
     const int* table = tables + i64(tile.table) * table_width;
     const int last_limit = tile.limit0 + (tile.row0 + tile.rows - 1) / group;  // of the tile's last token
     const int first_limit = tile.limit0 + tile.row0 / group;
@@ -80,12 +82,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     const auto page_of = [&](int step) {
         const int e = min((begin + step) * N + int(threadIdx.x), last_limit - 1);
-        return __ldg(table + (e >> page_log2));
+        return __ldg(table + paging.page(e));
     };
     const auto put_offset = [&](int step, int page) {
         const int e = min((begin + step) * N + int(threadIdx.x), last_limit - 1);
-        const u32 slot = (u32(page) << page_log2) | (u32(e) & ((1u << page_log2) - 1));
-        offsets[step % 4][threadIdx.x] = (slot * kv_heads + head) * CHUNKS;
+        offsets[step % 4][threadIdx.x] = (paging.slot(page, e) * kv_heads + head) * CHUNKS;
     };
     const auto issue = [&](const Vec16* from, unsigned char* to, int step) {
         if (step < steps) {

@@ -32,6 +32,7 @@
 #ifndef MIN_TILES  // a block takes at least so many
 #define MIN_TILES 6
 #endif
+#include "common/paging.cuh"
 #include "common/vector.cuh"
 #include "common/warp.cuh"
 
@@ -56,7 +57,8 @@ struct Work {  // the same for all blocks
     float *partial, *stats;  // of blocks: [2 G, ROWS, D] and [2 G, ROWS, 2]
     float *part, *part_lse;  // of rows that several items serve: [n, Q, D] and [n, Q]
     u32* counters;         // [items, H], 0 between launches
-    int item_count, table_width, page_log2, kv_heads, group;
+    Paging paging;
+    int kv_heads, group;
     float scale_log2;
 };
 
@@ -68,15 +70,14 @@ struct Warp {
 
 // slot offset, in 16-byte chunks, of entry `e` as seen by the lane that owns it
 __device__ __forceinline__ u32 chunk_of(const Work& w, const Warp& me, int page, int e) {
-    const u32 slot = (u32(page) << w.page_log2) | (u32(e) & ((1u << w.page_log2) - 1));
-    return (slot * w.kv_heads + me.head) * CHUNKS;
+    return (w.paging.slot(page, e) * w.kv_heads + me.head) * CHUNKS;
 }
 __device__ __forceinline__ int entry_of(const Warp& me, int tile) {
     return me.lo + tile * TILE + me.warp * 16 + (me.lane & 15);
 }
 __device__ __forceinline__ int page_of(const Work& w, const Warp& me, int tile) {
     const int e = min(entry_of(me, tile), me.hi - 1);
-    return __ldg(me.table + (e >> w.page_log2));
+    return __ldg(me.table + w.paging.page(e));
 }
 __device__ __forceinline__ void issue(const Work& w, const Warp& me, int tile, int page, int slot) {
     const int e = entry_of(me, tile);
@@ -224,12 +225,6 @@ __device__ __forceinline__ void attend(const Work& w, const Warp& me, const Item
     copy_wait<0>();
 }
 
-// where the partial result of lane `c` lies, of an item that begins at tile `begin`: a block has at most
-// two that straddle, the one that it begins with and the one that it ends with
-__device__ __forceinline__ i64 partial_slot(const Work& w, int head, int c, int begin, int tiles, int lanes) {
-    return 2 * (i64(c) * w.kv_heads + head) + (int(i64(c) * tiles / lanes) < begin ? 1 : 0);
-}
-
 __device__ __forceinline__ void write_row(const Work& w, const Item& item, int head, int r, int d, float4 o,
                                           float top, float sum) {
     const Row& row = w.rows[item.row0 + r / w.group];
@@ -246,22 +241,66 @@ __device__ __forceinline__ void write_row(const Work& w, const Item& item, int h
     }
 }
 
+// results of `pieces` blocks, from lane `lane0` on, of which the first may be the second of its block
+__device__ __forceinline__ void merge_pieces(const Work& w, const Item& item, int head, int live, int lane0, int pieces,
+                                             bool first_is_second, float* room) {
+    float* weight = room;                         // [live, pieces]: top, then its share of the whole
+    float* sums = room + live * pieces;           // [live, pieces]
+    float *tops = sums + live * pieces, *totals = tops + live;
+    const auto slot = [&](int p) {
+        return 2 * (i64(lane0 + p) * w.kv_heads + head) + (p == 0 && first_is_second ? 1 : 0);
+    };
+    for (int i = threadIdx.x; i < live * pieces; i += 32 * WARPS) {
+        const int r = i / pieces, p = i % pieces;
+        const float2 s = load_coherent(reinterpret_cast<const float2*>(w.stats + (slot(p) * ROWS + r) * 2));
+        weight[i] = s.x, sums[i] = s.y;
+    }
+    __syncthreads();
+    for (int r = threadIdx.x / 32; r < live; r += WARPS) {
+        float top = NEVER, sum = 0.f;
+        for (int p = threadIdx.x % 32; p < pieces; p += 32) top = fmaxf(top, weight[r * pieces + p]);
+        top = warp_max(top);
+        const float base = top == NEVER ? 0.f : top;
+        for (int p = threadIdx.x % 32; p < pieces; p += 32) {
+            const float share = exp2_fast(weight[r * pieces + p] - base);
+            weight[r * pieces + p] = share;
+            sum += share * sums[r * pieces + p];
+        }
+        sum = warp_sum(sum);
+        if (threadIdx.x % 32 == 0) tops[r] = top, totals[r] = sum;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < live * (HEAD_DIM / 4); i += 32 * WARPS) {
+        const int r = i / (HEAD_DIM / 4), d = 4 * (i % (HEAD_DIM / 4));
+        float4 x = {0.f, 0.f, 0.f, 0.f};
+#pragma unroll 16
+        for (int p = 0; p < pieces; p++) {
+            const float share = weight[r * pieces + p];
+            const float4 y =
+                load_coherent(reinterpret_cast<const float4*>(w.partial + (slot(p) * ROWS + r) * HEAD_DIM + d));
+            x.x += share * y.x, x.y += share * y.y, x.z += share * y.z, x.w += share * y.w;
+        }
+        write_row(w, item, head, r, d, x, tops[r], totals[r]);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attention(
     const elem* __restrict__ q, const elem* __restrict__ k, const elem* __restrict__ v, elem* __restrict__ out,
     const int* __restrict__ tables, const int* __restrict__ prefix, const Item* __restrict__ items,
     const Row* __restrict__ rows, const float* __restrict__ turns, float* partial, float* stats,
-    float* part, float* part_lse, u32* counters, int item_count, int table_width, int page_log2, int kv_heads,
+    float* part, float* part_lse, u32* counters, int item_count, int table_width, int page_size, int page_log2, int kv_heads,
     int group, float scale_log2) {
     DYNAMIC_SHARED(shared);
     __shared__ float tops[WARPS][ROWS], sums[WARPS][ROWS];
     __shared__ int first[ROWS], limit[ROWS], is_last, at_item;
-    const Work w{q,        k,         v,           out,       tables,   prefix, items,     rows, turns, partial, stats,
-                 part,     part_lse,  counters,    item_count, table_width, page_log2, kv_heads, group, scale_log2};
+    const Work w{q, k, v, out, tables, prefix, items, rows, turns, partial, stats, part, part_lse, counters,
+                 {page_size, page_log2}, kv_heads, group, scale_log2};
     const int all = prefix[item_count];  // tiles
     const int lanes = min(int(gridDim.x) / kv_heads, max(1, all / MIN_TILES));
     const int place = blockIdx.x / kv_heads;
     if (place >= lanes || all == 0) return;
-    int u = int(i64(place) * all / lanes);
+    const int start = int(i64(place) * all / lanes);
+    int u = start;
     const int end = int(i64(place + 1) * all / lanes);
     Warp me;
     me.lane = threadIdx.x % 32, me.warp = threadIdx.x / 32, me.head = blockIdx.x % kv_heads;
@@ -312,7 +351,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
 
         const int lane0 = int((i64(begin + 1) * lanes - 1) / all);
         const int pieces = int((i64(begin + tiles) * lanes - 1) / all) - lane0 + 1;
-        const i64 slot = partial_slot(w, me.head, place, begin, all, lanes);
+        // a block has at most two results that straddle: of the item it begins with and of the one it ends with
+        const i64 slot = 2 * (i64(place) * kv_heads + me.head) + (begin > start ? 1 : 0);
         for (int i = threadIdx.x; i < live * row_chunks; i += 32 * WARPS) {
             const int r = i / row_chunks, d = 4 * (i % row_chunks);
             float top = NEVER, sum = 0.f;
@@ -342,24 +382,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
             __syncthreads();
             if (is_last) {
                 __threadfence();
-                for (int i = threadIdx.x; i < live * row_chunks; i += 32 * WARPS) {
-                    const int r = i / row_chunks, d = 4 * (i % row_chunks);
-                    float top = NEVER, sum = 0.f;
-                    float4 x = {0.f, 0.f, 0.f, 0.f};
-#pragma unroll 8
-                    for (int p = 0; p < pieces; p++) {
-                        const i64 at = partial_slot(w, me.head, lane0 + p, begin, all, lanes) * ROWS + r;
-                        const float2 s = load_coherent(reinterpret_cast<const float2*>(stats + at * 2));
-                        const float4 y = load_coherent(reinterpret_cast<const float4*>(partial + at * HEAD_DIM + d));
-                        const float higher = fmaxf(top, s.x), base = higher == NEVER ? 0.f : higher;
-                        const float old = exp2_fast(top - base), fresh = exp2_fast(s.x - base);
-                        sum = sum * old + s.y * fresh;
-                        x.x = x.x * old + y.x * fresh, x.y = x.y * old + y.y * fresh;
-                        x.z = x.z * old + y.z * fresh, x.w = x.w * old + y.w * fresh;
-                        top = higher;
-                    }
-                    write_row(w, item, me.head, r, d, x, top, sum);
-                }
+                merge_pieces(w, item, me.head, live, lane0, pieces, int(i64(lane0) * all / lanes) < begin,
+                             reinterpret_cast<float*>(shared));
             }
         }
         __syncthreads();  // the ring and the rows are used again

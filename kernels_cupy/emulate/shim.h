@@ -18,6 +18,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __restrict__
+#define __noinline__ __attribute__((noinline))
 #define __shared__ static
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
@@ -229,6 +230,9 @@ inline int max(int a, int b) { return a > b ? a : b; }
 template <class T> inline T atomicAdd(T* p, T v) { T old = *p; *p = T(old + v); return old; }
 inline u32 atomicMax(u32* p, u32 v) { u32 old = *p; if (v > old) *p = v; return old; }
 inline u64 atomicMax(u64* p, u64 v) { u64 old = *p; if (v > old) *p = v; return old; }
+
+inline int atomicMin(int* p, int v) { int old = *p; if (v < old) *p = v; return old; }
+inline int atomicMax(int* p, int v) { int old = *p; if (v > old) *p = v; return old; }
 
 inline void copy16_async(void* to, const void* from, bool live) { emulate::now->open.push_back({to, from, live}); }
 inline void copy_commit() {

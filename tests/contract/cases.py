@@ -112,7 +112,7 @@ class Paged:
     page_size: int
     heads: int = 6
     kv_heads: int = 2
-    dim: int = 16
+    dim: int = 64
     window: int | None = None
     rope: Rope = PLAIN_ROPE
     attached: bool = False  # each row reads the one before it, turned
@@ -206,8 +206,8 @@ PAGED: dict[str, Paged] = {
     "decode, window 7": Paged(DECODE, 4, window=7),
     "a prompt, window 5": Paged(((0, 17),), 4, window=5),
     "all heads have their KV": Paged(MIXED, 4, heads=4, kv_heads=4),
-    "one KV head": Paged(MIXED, 4, heads=3, kv_heads=1, dim=32),
-    "a long chunk": Paged(((9, 130),), 16, heads=2, kv_heads=1, dim=8),
+    "one KV head": Paged(MIXED, 4, heads=3, kv_heads=1, dim=128),
+    "a long chunk": Paged(((9, 130),), 16, heads=2, kv_heads=1, dim=96),
     "yarn": Paged(MIXED, 4, rope=YARN),
     "attached": Paged(((6, 1), (9, 1), (0, 1)), 4, attached=True),
     "attached, many tokens": Paged(((6, 1), (3, 5), (0, 4), (8, 1)), 3, attached=True),
@@ -267,7 +267,7 @@ CASES: list[Case] = [
     linear_case(1, 64, 96, False), linear_case(5, 48, 33, True), linear_case(40, 128, 64, True),
     route_case(8, 2, True), route_case(64, 8, False), route_case(6, 6, True),
     route_case(8, 3, True, equal=True),
-    expert_case(1, 4, 2, 32, 24), expert_case(21, 8, 3, 48, 40), expert_case(9, 16, 1, 32, 16),
+    expert_case(1, 4, 2, 64, 128), expert_case(21, 8, 3, 128, 64), expert_case(9, 16, 1, 64, 64),
     *(store_case(name, paged) for name, paged in PAGED.items()),
     *(attention_case(name, paged) for name, paged in PAGED.items()),
     *(sample_case(name, [name], False, False) for name in SAMPLERS),

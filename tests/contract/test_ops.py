@@ -24,6 +24,12 @@ def cuda_ops() -> Any:
     return CudaOps()
 
 
+def emulated_ops() -> Any:
+    from kernels_cupy import CudaOps
+
+    return CudaOps(emulated=True)
+
+
 def cuda_pool(*args: Any) -> Any:
     from kernels_cupy import CudaPool
 
@@ -44,7 +50,8 @@ HALVES = (torch.bfloat16, torch.float16)
 IMPLEMENTATIONS = {
     "cpu": Implementation(CpuOps),
     "torch-cuda": Implementation(CpuOps, device="cuda"),
-    "cuda": Implementation(cuda_ops, cuda_pool, "cuda"),
+    "cuda": Implementation(cuda_ops, cuda_pool, "cuda", HALVES),
+    "cuda-emulated": Implementation(emulated_ops, cuda_pool, "cpu", (torch.bfloat16,)),
 }
 
 
@@ -63,7 +70,8 @@ COMBINATIONS = [
     for name, implementation in IMPLEMENTATIONS.items()
     for case in CASES
     for dtype in implementation.dtypes
-    if case.op != "sample" or dtype == torch.float32  # logits are float32 whatever the weights are
+    # logits are float32 whatever the weights are
+    if case.op != "sample" or dtype == implementation.dtypes[0]
 ]
 
 
@@ -77,6 +85,8 @@ def test_agrees_with_the_reference(
     implementation: Implementation, case: Case, dtype: torch.dtype
 ) -> None:
     device = torch.device(implementation.device)
+    if case.op == "sample":
+        dtype = torch.float32
     got = case.run(implementation.ops(), implementation.pool, device, dtype)
     want = reference(case, dtype)
     assert got.keys() == want.keys()

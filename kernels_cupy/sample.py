@@ -1,0 +1,97 @@
+"""The draw of each row's next token, with its log-probability, entropy and the top n."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels_cupy.errors import need
+from kernels_cupy.launch import Instance, LaunchPlan, i32, kernel
+from workbench.ops.contract import Sampled, SamplerRow
+
+INSTANCES = tuple(Instance("sample", "sample", {"VECTOR": v}) for v in (0, 1))
+SHARED = 2048 * 16 + 1024 * 4 + 512 + 1024  # struct Shared of sample.cu and room to spare
+TOP_N = 512  # at most
+
+
+def sample(
+    logits: Tensor,
+    rows: Sequence[SamplerRow],
+    mask: Tensor | None,
+    seen: Sequence[Tensor],
+    bias: Sequence[tuple[Tensor, Tensor] | None],
+    uniforms: Tensor,
+    top_n: int,
+) -> Sampled:
+    """`ops.contract.Ops.sample`. Without a mask nothing waits for the device."""
+    count, vocabulary = logits.shape
+    need(logits.dtype == torch.float32 and logits.is_contiguous(), "packed float32 logits", logits)
+    need(top_n <= min(TOP_N, vocabulary), f"top_n up to {TOP_N} and the vocabulary", top_n)
+    device = logits.device
+    logits = _penalised(logits, rows, seen, bias)
+    settings = _settings(rows).to(device)
+    if mask is not None:
+        need(mask.shape == (count, -(-vocabulary // 32)), "a mask of [R, ceil(V / 32)]", mask)
+        mask = mask.to(device).contiguous()
+    token = torch.empty(count, dtype=torch.int64, device=device)
+    logprob, entropy = (torch.empty(count, device=device) for _ in range(2))
+    top_ids = torch.empty((count, top_n), dtype=torch.int64, device=device)
+    top_logprobs = torch.empty((count, top_n), device=device)
+    state = torch.empty(count, dtype=torch.int32, device=device)
+    facts = torch.empty((count, 3), device=device)
+    uniforms = uniforms.to(device, torch.float64)
+    if count:
+        plan, define = LaunchPlan((count, 1, 1), 1024, SHARED), int(vocabulary % 4 == 0)
+        kernel("sample", "sample", device, VECTOR=define)(
+            plan, logits, mask, settings, uniforms, token, logprob, entropy, top_ids, top_logprobs,
+            state, facts, i32(vocabulary), i32(top_n),
+        )  # fmt: skip
+        kernel("sample", "sample_wide", device, VECTOR=define)(
+            plan, logits, mask, settings, uniforms, token, logprob, top_ids, top_logprobs, state,
+            facts, i32(vocabulary), i32(top_n),
+        )  # fmt: skip
+    if mask is not None and bool((state == 1).any()):
+        row = int((state == 1).nonzero()[0, 0])
+        raise ValueError(f"sample: the mask of row {row} allows no token; nothing can be drawn")
+    return Sampled(token, logprob, entropy, top_ids, top_logprobs)
+
+
+def _settings(rows: Sequence[SamplerRow]) -> Tensor:
+    table = np.empty((len(rows), 4), dtype=np.float32)
+    for i, row in enumerate(rows):
+        table[i, :3] = row.temperature, row.top_p, row.min_p
+        table[i, 3:].view(np.int32)[0] = max(row.top_k, 0)
+    return torch.from_numpy(table)
+
+
+def _penalised(
+    logits: Tensor,
+    rows: Sequence[SamplerRow],
+    seen: Sequence[Tensor],
+    bias: Sequence[tuple[Tensor, Tensor] | None],
+) -> Tensor:
+    """Penalties over seen ids, then biases, on a copy; the logits themselves where there are none."""
+    touched = [
+        r
+        for r, row in enumerate(rows)
+        if row.repetition_penalty != 1.0
+        or row.presence_penalty != 0.0
+        or (r < len(bias) and bias[r] is not None)
+    ]
+    if not touched:
+        return logits
+    logits = logits.clone()
+    for r in touched:
+        row, added = rows[r], bias[r] if r < len(bias) else None
+        ids = (seen[r] if r < len(seen) else torch.empty(0, dtype=torch.int64)).unique()
+        ids = ids.to(logits.device)
+        values = logits[r, ids]
+        scaled = torch.where(
+            values > 0, values / row.repetition_penalty, values * row.repetition_penalty
+        )
+        logits[r, ids] = scaled - row.presence_penalty
+        if added is not None:
+            logits[r].index_add_(0, added[0].to(logits.device), added[1].to(logits))
+    return logits
+
