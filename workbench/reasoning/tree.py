@@ -98,6 +98,11 @@ class Palette:
         return place % COLOURS + 1, place // COLOURS
 
 
+def _only_task(node: Node) -> bool:
+    root = node.parent
+    return root is not None and root.parent is None and len(root.children) == 1
+
+
 class Tree:
     """Opens and closes nodes, assigns owners, remembers which token belongs to whom.
 
@@ -123,11 +128,12 @@ class Tree:
         self, parent: Node | None, kind: NodeKind, seq: SeqId, index: int, *, path: str | None = None
     ) -> Node:
         """A node whose text begins at stream token `index` of `seq`. A child of a root or of a branch
-        without owner begins a subtree of its own colour."""
+        without owner begins a subtree of its own colour; so do the children of a root's only child, as
+        the one task that holds all others would paint the whole run in its colour."""
         if path is None:
             path = "" if parent is None else self._path(parent, kind)
         owner, lap = (0, 0) if parent is None else (parent.owner, parent.lap)
-        if parent is not None and not owner:
+        if parent is not None and (not owner or _only_task(parent)):
             owner, lap = self._palette.next(self._shares(seq))
         node = Node(self._new_id(), parent, seq, kind, path, index, owner, lap)
         if parent is not None:
