@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import struct
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class View:
         offsets = self._numbers(payload, entry["at"], entry["count"] + 1, "u4")
         assert entry["text"] % 8 == 0 and offsets[0] == 0 and offsets[-1] == entry["length"]
         texts = payload[entry["text"] : entry["text"] + entry["length"]]
-        parts = [texts[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+        parts = [texts[a:b] for a, b in pairwise(offsets)]
         return [p.decode() for p in parts] if entry["dtype"] == "str" else parts
 
 

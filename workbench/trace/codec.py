@@ -58,7 +58,7 @@ def _pack_ints(values: Ints) -> bytes:
 
 
 def _width(values: Ints) -> int:
-    low, high = int(values.min()), int(values.max())
+    low, high = int(np.minimum.reduce(values)), int(np.maximum.reduce(values))
     same = SAME if low == high else 0
     for code, bits in enumerate((7, 15, 31)):
         if -(1 << bits) <= low and high < 1 << bits:
@@ -81,8 +81,7 @@ def _take_ints(reader: Reader, n: int) -> Ints:
 
 def _pack_floats(values: Sequence[float]) -> bytes:
     wide = np.array(values, np.float64)
-    with np.errstate(over="ignore"):
-        narrow = wide.astype(np.float32)
+    narrow = wide.astype(np.float32)
     same = bool(np.array_equal(narrow.astype(np.float64), wide, equal_nan=True))
     return bytes((not same,)) + (narrow.astype("<f4") if same else wide.astype("<f8")).tobytes()
 
@@ -246,13 +245,14 @@ class Codec:
         for event in events:
             groups.setdefault(type(event), []).append(event)
         out = [LENGTH.pack(len(events)), bytes((len(groups),))]
-        for cls, members in groups.items():
-            layout = LAYOUTS[cls.__name__]
-            out.append(COUNT.pack(self.code[cls.__name__], len(members)))
-            columns = zip(*map(layout.get, members), strict=True)
-            for column, values in zip(layout.columns.values(), columns, strict=True):
-                block = column.pack(values)
-                out += (LENGTH.pack(len(block)), block)
+        with np.errstate(over="ignore"):  # a double too large for four bytes is kept in eight
+            for cls, members in groups.items():
+                layout = LAYOUTS[cls.__name__]
+                out.append(COUNT.pack(self.code[cls.__name__], len(members)))
+                columns = zip(*map(layout.get, members), strict=True)
+                for column, values in zip(layout.columns.values(), columns, strict=True):
+                    block = column.pack(values)
+                    out += (LENGTH.pack(len(block)), block)
         codes = {cls: self.code[cls.__name__] for cls in groups}
         out.append(bytes(codes[type(event)] for event in events))
         return b"".join(out)

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from workbench.trace.columns import Table, Tables, Texts
 from workbench.trace.perfetto import perfetto
@@ -60,6 +58,13 @@ def _perfetto(tables: Tables, out: Path) -> int:
 
 
 def _parquet(tables: Tables, out: Path) -> int:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise ImportError(
+            "Parquet export wants pyarrow, which is not installed; "
+            "pip install 'reasoning-workbench[lab]'"
+        ) from error
     files: dict[str, bytes] = {"meta.json": json.dumps(tables.meta, indent=1).encode()}
     for name, table in tables.items():
         buffer = io.BytesIO()
@@ -74,12 +79,16 @@ def _parquet(tables: Tables, out: Path) -> int:
     return sum((out / name).write_bytes(data) for name, data in files.items())
 
 
-def arrow(table: Table) -> pa.Table:
-    """One table as Arrow, nulls and words in place of marks and numbers."""
+def arrow(table: Table) -> Any:
+    """One table as a `pyarrow.Table`, nulls and words in place of marks and numbers."""
+    import pyarrow as pa
+
     return pa.table({name: _column(table, name) for name in table})
 
 
 def _column(table: Table, name: str) -> Any:
+    import pyarrow as pa
+
     column = table.columns[name]
     if isinstance(column, Texts):
         if column.dtype == "bytes":

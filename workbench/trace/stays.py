@@ -109,7 +109,10 @@ class Stays:
             del stream.table[place]
         if stay is None:
             return
-        heirs = self._holders.get(e.page)
+        heirs = self._holders.get(e.page, {})
+        for heir, at in heirs.items():
+            if heir in self._streams:
+                self.touch(self._streams[heir], at * self.page_size)
         if heirs and stream and self._pages.cell("branch", stay) == stream.row:
             self._go_on(e.page, e.step, GOES_ON, min(heirs))
         else:
@@ -173,16 +176,27 @@ class Stays:
         place = max(0, min(entry, stored - 1)) // size
         while place * size < stored or place in stream.table:
             stay = stream.table.get(place)
-            if stay is not None and self._pages.cell("branch", stay) == stream.row:
+            if stay is not None:
                 used = max(0, min(size, stored - place * size))
-                first = last = NOBODY
-                if used:
-                    first = self._node(stream, place * size)
-                    last = self._node(stream, place * size + used - 1)
-                self._pages.set("node", stay, first)
-                self._pages.set("second", stay, NOBODY if last == first else last)
-                self._pages.set("used", stay, used)
+                if self._pages.cell("branch", stay) == stream.row:
+                    first = last = NOBODY
+                    if used:
+                        first = self._node(stream, place * size)
+                        last = self._node(stream, place * size + used - 1)
+                    self._pages.set("node", stay, first)
+                    self._pages.set("second", stay, NOBODY if last == first else last)
+                self._pages.set("used", stay, self._fill(stay, used))
             place += 1
+
+    def _fill(self, stay: int, used: int) -> int:
+        """Slots taken on a page: those of the holder that has most on it."""
+        holders = self._holders.get(self._pages.cell("page", stay), {})
+        if len(holders) > 1:
+            for seq, place in holders.items():
+                if seq in self._streams:
+                    stored = self._streams[seq].stored - place * self.page_size
+                    used = max(used, min(self.page_size, stored))
+        return used
 
     def _node(self, stream: Stream, entry: int) -> int:
         row = stream.rowat(stream.resident.index(entry))

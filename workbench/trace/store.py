@@ -83,17 +83,22 @@ class Store:
         assert self.file is not None
         return self.file.read(kept)
 
-    def since(self, n: int) -> list[Event]:
-        """All events from the `n`-th on, those not sealed yet included. For any thread."""
+    def since(self, n: int, kind: type[Event] | None = None) -> list[Event]:
+        """All events from the `n`-th on, those not sealed yet included. For any thread. With a
+        `kind` all events of that type, and `n` is 0."""
         with self._lock:
             sealed = self.sealed
             recent, pending = self._recent, self.pending[max(0, n - sealed) :]
             chunks = list(zip(self._chunks, self._ends, strict=True)) if n < sealed else []
+        if kind is not None:
+            only = frozenset((kind.__name__,))
+            out = [e for kept, _ in chunks for e in self.codec.decode(self._block(kept), only)]
+            return out + [e for e in pending if type(e) is kind]
         if n >= sealed:
             return pending
         if n >= sealed - len(recent):
             return recent[n - sealed :] + pending
-        out: list[Event] = []
+        out = []
         for kept, end in chunks:
             if end > n:
                 events = self.codec.decode(self._block(kept))

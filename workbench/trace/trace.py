@@ -134,7 +134,10 @@ class LiveTrace(Trace):
         return f"LiveTrace({str(self.path)!r})" if self.path else "LiveTrace(in memory)"
 
     def events(self, kind: type[E] = Event) -> Iterator[E]:  # type: ignore[assignment]
-        yield from (e for e in self._store.since(0) if kind is Event or type(e) is kind)  # type: ignore[misc]
+        if kind is Event:
+            yield from self._store.since(0)  # type: ignore[misc]
+        else:
+            yield from self._store.since(0, kind)  # type: ignore[misc]
 
     def since(self, n: int) -> list[Event]:
         """All facts from the `n`-th on."""

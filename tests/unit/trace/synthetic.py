@@ -78,7 +78,6 @@ class Simulator:
         self.t = 0.0
         self.free = list(range(pages - 1, -1, -1))
         self.refcount = [0] * pages
-        self.used = [0] * pages
         self.branches: dict[int, SimBranch] = {}
         self.next_node = 0
         self.held: list[set[int]] = []  # pages held after each step
@@ -213,7 +212,7 @@ class Simulator:
 
     def _allocate(self, branch: SimBranch) -> int:
         page = self.free.pop()
-        self.refcount[page], self.used[page] = 1, 0
+        self.refcount[page] = 1
         self.emit(ev.PageAllocated(self.step, PageId(page), SeqId(branch.seq), len(branch.table)))
         branch.table.append(page)
         return page
@@ -233,7 +232,7 @@ class Simulator:
         if before % size and self.refcount[branch.table[place]] > 1:
             source = branch.table[place]
             page = self.free.pop()
-            self.refcount[page], self.used[page] = 1, before % size
+            self.refcount[page] = 1
             branch.table[place] = page
             self.emit(
                 ev.PageCopied(self.step, PageId(source), PageId(page), SeqId(branch.seq), place)
@@ -243,11 +242,19 @@ class Simulator:
             self._allocate(branch)
         for place in range(before // size, -(-after // size)):
             used = min(size, after - place * size)
-            self.used[branch.table[place]] = used
             if used == size:
                 self.emit(
                     ev.PageFilled(self.step, PageId(branch.table[place]), SeqId(branch.seq), size)
                 )
+
+    def _fills(self) -> dict[int, int]:
+        """Slots taken on each held page: those of the holder that has most on it."""
+        size, most = self.page_size, dict[int, int]()
+        for branch in self.branches.values():
+            stored = len(branch.resident) - branch.pending
+            for place, page in enumerate(branch.table):
+                most[page] = max(most.get(page, 0), min(size, stored - place * size))
+        return most
 
     # ---- steps ----
 
@@ -293,8 +300,8 @@ class Simulator:
                 )
                 self.emit(ev.Routed(self.step, layer, 2, chosen, (0.5,) * len(chosen)))
         seconds = 0.008 + 0.0002 * computed
-        held = {page for b in self.branches.values() for page in b.table}
-        resident = sum(self.used[page] for page in held)
+        fills = self._fills()
+        held, resident = set(fills), sum(fills.values())
         counts = {p: computed if p is phase else 0 for p in Phase}
         self.emit(
             ev.StepEnded(
@@ -360,9 +367,6 @@ class Simulator:
             )
         )
         branch.pending = False
-        if keep:
-            last = branch.table[keep - 1]
-            self.used[last] = hole - (keep - 1) * self.page_size
         self._store(branch, hole, len(branch.resident))
         self.end_step(Phase.REENCODE, behind)
 

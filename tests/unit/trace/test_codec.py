@@ -56,8 +56,16 @@ def test_long_columns_round_trip(data: st.DataObject, name: str) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [[5] * 9, list(range(1000, 1400)), [0, 2**40, -3], [2**31] * 2 + [1], [7], [1, 2], list(range(0, 90000, 300))],
-)  # fmt: skip
+    [
+        [5] * 9,
+        list(range(1000, 1400)),
+        [0, 2**40, -3],
+        [2**31] * 2 + [1],
+        [7],
+        [1, 2],
+        list(range(0, 90000, 300)),
+    ],
+)
 def test_whole_numbers_of_all_widths(values: list[int]) -> None:
     events = [TokenSampled(Step(v), SeqId(0), v, 1, 0.0, 0.0, (), ()) for v in values]
     assert [e.index for e in Codec().decode(Codec().encode(events))] == values  # type: ignore[attr-defined]

@@ -84,7 +84,7 @@ def test_bounded_memory_drops_alternatives_first_then_routes_then_all() -> None:
     alternatives = sum(len(e.top_ids) for e in events if isinstance(e, TokenSampled))
     left = sum(len(e.top_ids) for e in kept if isinstance(e, TokenSampled))
     assert left < alternatives
-    assert isinstance(kept[-1], DetailDropped) or isinstance(kept[-1], RunEnded)
+    assert isinstance(kept[-1], DetailDropped | RunEnded)
     marks = TableBuilder().apply(kept)["marks"]
     assert "loss" in marks.texts("kind")
 
@@ -108,7 +108,7 @@ def test_a_detokenizer_that_raises_never_fails_the_step() -> None:
 
     recorder = Recorder(None, broken)
     recorder.emit(fed(50))
-    assert list(recorder.live.events())[0] == TokenKnown(Step(0), 50, b"")
+    assert next(recorder.live.events()) == TokenKnown(Step(0), 50, b"")
 
 
 def test_long_facts_seal_chunks_early() -> None:

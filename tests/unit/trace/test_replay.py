@@ -82,56 +82,119 @@ def put(event: Event, behind: type[Event]) -> Any:
 
 STEP = Step(3)
 PLANTED = {
-    "allocated twice": (twice(ev.PageAllocated), "is allocated to branch 0 while branches .0. hold it"),
+    "allocated twice": (
+        twice(ev.PageAllocated),
+        "is allocated to branch 0 while branches .0. hold it",
+    ),
     "no such page": (change(ev.PageAllocated, page=PageId(5000)), "allocated in a pool of 256"),
     "not allocated": (leave_out(ev.PageAllocated), "pages are told to be held"),
-    "wrong refcount": (change(ev.PageShared, refcount=7), "is told to have 7 references, 2 branches"),
-    "released by a stranger": (change(ev.PageReleased, seq=SeqId(77)), "branch 77 gives page .* back"),
+    "wrong refcount": (
+        change(ev.PageShared, refcount=7),
+        "is told to have 7 references, 2 branches",
+    ),
+    "released by a stranger": (
+        change(ev.PageReleased, seq=SeqId(77)),
+        "branch 77 gives page .* back",
+    ),
     "released, never freed": (leave_out(ev.PageFreed), "neither held nor cached nor free"),
-    "freed while held": (put(ev.PageFreed(STEP, PageId(0), FreeReason.PRUNED), ev.StepEnded),
-                         "page 0 is freed while branches"),
+    "freed while held": (
+        put(ev.PageFreed(STEP, PageId(0), FreeReason.PRUNED), ev.StepEnded),
+        "page 0 is freed while branches",
+    ),
     "freed twice": (twice(ev.PageFreed), "is freed while it is free"),
-    "cached while held": (put(ev.PageCached(STEP, PageId(0)), ev.StepEnded), "told to be cached only"),
-    "shared while free": (change(ev.PageShared, page=PageId(200)), "shares page 200, which is free"),
-    "copied from a free page": (change(ev.PageCopied, source=PageId(201)), "page 201, which is free"),
+    "cached while held": (
+        put(ev.PageCached(STEP, PageId(0)), ev.StepEnded),
+        "told to be cached only",
+    ),
+    "shared while free": (
+        change(ev.PageShared, page=PageId(200)),
+        "shares page 200, which is free",
+    ),
+    "copied from a free page": (
+        change(ev.PageCopied, source=PageId(201)),
+        "page 201, which is free",
+    ),
     "overfull": (change(ev.PageFilled, used=17), "page .* of 16 slots has 17 taken"),
     "filled by a stranger": (change(ev.PageFilled, seq=SeqId(77)), "branch 77 fills page"),
-    "held count": (change(ev.StepEnded, pages_held=lambda e: e.pages_held + 1), "pages are told to be held"),
-    "resident count": (change(ev.StepEnded, resident=lambda e: e.resident + 40), "tokens are told to be in memory"),
-    "hole in a table": (change(ev.PageAllocated, lambda e: e.place == 2, place=9), "block table .* has a hole"),
-    "one place twice": (change(ev.PageAllocated, lambda e: e.place == 2, place=1), "two pages at place 1"),
-    "held at the end": (leave_out(ev.BranchDropped, lambda e: e.seq == 0), "branch 0 was never dropped"),
-    "dead branch holds": (put(ev.BranchDropped(STEP, SeqId(0), ""), ev.StepEnded), "though it does not live"),
-    "sampled count": (change(ev.StepEnded, lambda e: e.sampled, sampled=9), "tells of 9 sampled tokens, 1 came"),
+    "held count": (
+        change(ev.StepEnded, pages_held=lambda e: e.pages_held + 1),
+        "pages are told to be held",
+    ),
+    "resident count": (
+        change(ev.StepEnded, resident=lambda e: e.resident + 40),
+        "tokens are told to be in memory",
+    ),
+    "hole in a table": (
+        change(ev.PageAllocated, lambda e: e.place == 2, place=9),
+        "block table .* has a hole",
+    ),
+    "one place twice": (
+        change(ev.PageAllocated, lambda e: e.place == 2, place=1),
+        "two pages at place 1",
+    ),
+    "held at the end": (
+        leave_out(ev.BranchDropped, lambda e: e.seq == 0),
+        "branch 0 was never dropped",
+    ),
+    "dead branch holds": (
+        put(ev.BranchDropped(STEP, SeqId(0), ""), ev.StepEnded),
+        "though it does not live",
+    ),
+    "sampled count": (
+        change(ev.StepEnded, lambda e: e.sampled, sampled=9),
+        "tells of 9 sampled tokens, 1 came",
+    ),
     "a token lost": (leave_out(ev.TokenSampled), "comes when it has"),
     "tokens of nobody": (change(ev.TokensFed, seq=SeqId(88)), "of branch 88, which nobody opened"),
     "opened twice": (twice(ev.BranchOpened), "branch 0 is opened twice"),
-    "forked from nobody": (change(ev.BranchOpened, lambda e: e.parent == 0, parent=SeqId(66)),
-                           "forked from 66, which nobody opened"),
-    "forked too late": (change(ev.BranchOpened, lambda e: e.parent == 0, at=10**6), "is forked at 1000000"),
+    "forked from nobody": (
+        change(ev.BranchOpened, lambda e: e.parent == 0, parent=SeqId(66)),
+        "forked from 66, which nobody opened",
+    ),
+    "forked too late": (
+        change(ev.BranchOpened, lambda e: e.parent == 0, at=10**6),
+        "is forked at 1000000",
+    ),
     "text unknown": (leave_out(ev.TokenKnown), "has no text"),
     "text twice": (twice(ev.TokenKnown), "is told twice"),
     "removed": (change(ev.Pruned, removed=3), "tells of 3 removed tokens"),
     "lengths": (change(ev.Pruned, length_after=1), "and 1 after, the stream has"),
     "moves too many": (change(ev.Pruned, reencoded=5000), "moves 5000 survivors"),
-    "steps go back": (change(ev.StepEnded, lambda e: e.step == 5, step=Step(2)), "step 2 ends after step 4"),
-    "time goes back": (change(ev.StepEnded, lambda e: e.step == 5, t=0.0), "before the end of the last"),
+    "steps go back": (
+        change(ev.StepEnded, lambda e: e.step == 5, step=Step(2)),
+        "step 2 ends after step 4",
+    ),
+    "time goes back": (
+        change(ev.StepEnded, lambda e: e.step == 5, t=0.0),
+        "before the end of the last",
+    ),
     "alternatives": (change(ev.TokenSampled, top_logprobs=(-2.0, -1.0)), "are unsorted"),
     "node twice": (twice(ev.NodeOpened), "node 0 is opened twice"),
     "colour": (change(ev.NodeOpened, owner=13), "owner colour 13"),
     "node of nobody's branch": (change(ev.NodeOpened, seq=SeqId(55)), "lies on branch 55"),
-    "two requests": (change(ev.NodeOpened, lambda e: e.parent == 0, request=RequestId(4)),
-                     "a tree belongs to one request"),
-    "orphan": (change(ev.NodeOpened, lambda e: e.parent == 0, parent=NodeId(999)), "has parent 999"),
-    "before its parent": (change(ev.NodeOpened, lambda e: e.parent == 0, index=0), "before its parent at"),
+    "two requests": (
+        change(ev.NodeOpened, lambda e: e.parent == 0, request=RequestId(4)),
+        "a tree belongs to one request",
+    ),
+    "orphan": (
+        change(ev.NodeOpened, lambda e: e.parent == 0, parent=NodeId(999)),
+        "has parent 999",
+    ),
+    "before its parent": (
+        change(ev.NodeOpened, lambda e: e.parent == 0, index=0),
+        "before its parent at",
+    ),
     "never closed": (leave_out(ev.NodeClosed), "closes while node .* is open"),
     "closed twice": (twice(ev.NodeClosed), "is closed twice"),
     "open at the end": (leave_out(ev.NodeClosed, lambda e: e.node == 0), "ends well while node 0"),
     "field outside": (change(ev.FieldSpanned, stop=10**6), "the thought of node"),
     "field before": (change(ev.FieldSpanned, start=0), "begins at 0, before the node"),
-    "list too short": (change(ev.ListSpanned, stop=lambda e: e.start + 1), "lies outside the subtask list"),
+    "list too short": (
+        change(ev.ListSpanned, stop=lambda e: e.start + 1),
+        "lies outside the subtask list",
+    ),
     "two roots": (twice(ev.NodeOpened, lambda e: e.parent is None), "has 2 roots|opened twice"),
-}  # fmt: skip
+}
 
 
 def test_sound_runs_have_no_violations(sound: list[Event]) -> None:

@@ -9,6 +9,7 @@ from tests.unit.trace.synthetic import Simulator, TimRun, tim_run
 from workbench import events as ev
 from workbench.trace import GOES_ON, NEVER, NOBODY, Delta, Tables
 from workbench.trace.build import TableBuilder
+from workbench.trace.projections import page_map
 from workbench.words import Field, FreeReason, NodeId, Origin, PageId, Phase, PruneMode, SeqId
 
 
@@ -127,6 +128,19 @@ def test_nodes_of_tokens_and_pages_of_a_tree() -> None:
     # a page's node is that of the first token it holds, checked where a stay began and ended in one
     # piece
     assert (pages.numbers("node")[pages.numbers("used") > 0] != NOBODY).any()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_slots_taken_are_the_tokens_told(seed: int) -> None:
+    """After each step the fill of the held pages adds up to what the step told of."""
+    builder, batch = TableBuilder(), []
+    for event in program(seed).events:
+        batch.append(event)
+        if isinstance(event, ev.StepEnded):
+            tables = builder.apply(batch)
+            batch = []
+            held = page_map(tables).taken.values()
+            assert sum(page.used for page in held if page.refcount) == event.resident
 
 
 def test_unpruned_line_counts_what_left() -> None:
@@ -292,7 +306,6 @@ def test_rotate_moves_pages_that_stay() -> None:
     branch.resident = list(range(4, 12))
     page = branch.table.pop()
     sim._release(branch, page, FreeReason.MOVED)
-    sim.used[0] = sim.used[1] = 4
     sim.end_step(Phase.WAIT, 0)
     pages = TableBuilder().apply(sim.events)["pages"]
     assert pages.numbers("page").tolist() == [0, 1, 2, 0, 1]
