@@ -20,10 +20,14 @@ export function peakSteps(run, axis, W) {
   return out;
 }
 
-/** Tokens at the top of the lane: fixed by window and pool so that runs compare; a run that hardly fills it is drawn larger. */
+/**
+ * Tokens at the top of the lane: fixed by window and pool so that runs compare. A pool far larger than the
+ * window does not count, and a run that hardly fills the lane is drawn larger.
+ */
 export function scaleTop(run) {
   const { window = 0, limit = window, pages = 0, page_size: size = 16 } = run.meta;
-  const room = Math.max(limit, Math.min(pages * size, 1.6 * limit), 1);
+  const pool = pages * size;
+  const room = Math.max(limit, pool <= 1.35 * limit ? pool : 0, 1);
   const unpruned = run.n ? run.tables.steps.unpruned[run.n - 1] : 0;
   const filled = Math.max(run.peak, Math.min(unpruned, room));
   return filled < 0.3 * room ? Math.max(64, filled * 1.4) : 1.14 * Math.max(room, run.peak);

@@ -221,6 +221,8 @@ export class TreeLane {
     let shown = "";
     if (room > 48 || g.measureText(full).width <= room) shown = clip(g, full, room);
     else if (g.measureText(path).width <= room) shown = path;
+    // the hatch must stay to be seen: a pruned bar bears a name only beside it
+    if (pruned && shown && g.measureText(shown).width + 22 > room) shown = g.measureText(path).width + 22 <= room ? path : "";
     if (folded.has(bar.node)) shown = `${path} +${num(run.children[bar.node].length)}`;
     if (!shown) return;
     if (pruned) {

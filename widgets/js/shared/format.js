@@ -31,6 +31,7 @@ export const count = (n, word) => `${num(n)} ${word}${n === 1 ? "" : "s"}`;
 /** A probability as ".435". @param {number} p */
 export function probability(p) {
   if (p >= 0.9995) return "1.000";
+  if (p < 0.0005) return `<${THIN}.001`;
   return p.toFixed(3).replace(/^0/, "");
 }
 
