@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llvmlite import ir
+from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -19,6 +20,8 @@ from workbench.cpu.isa import Isa
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
 PTR = ir.PointerType()
+
+compiled: Any = njit(error_model="numpy", boundscheck=False)  # plain loops around kernels
 
 Value = Any  # llvmlite values carry no useful static types
 Kind = Literal["p", "i", "f"]  # argument kinds: address, int64, float32

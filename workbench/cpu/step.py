@@ -8,16 +8,17 @@ for everything that concerns its row alone; a tile of sixteen outputs to one thr
 from types import SimpleNamespace
 from typing import Any
 
-from numba import cfunc, njit
+from numba import cfunc
 from numba.core import types
 
 from workbench.cpu import attend, dispatch, dots, memory, rows
 from workbench.cpu import fields as f
+from workbench.cpu.emit import compiled
 from workbench.cpu.isa import Isa
 from workbench.cpu.memory import put_word, real, word
+from workbench.cpu.step_attention import attend_phase, store_phase
 
-PANEL, RECORD, ROWS, COLS, GROUP = dots.PANEL, dots.RECORD, dots.ROWS, dots.COLS, attend.GROUP
-compiled: Any = njit(error_model="numpy", boundscheck=False)
+PANEL, RECORD, ROWS, COLS = dots.PANEL, dots.RECORD, dots.ROWS, dots.COLS
 SIGNATURE = types.int64(types.int64, types.int64, types.int64, types.int64)
 PLAIN = -1  # in place of a projection's number: no adapter applies
 
@@ -72,7 +73,7 @@ def make(isa: Isa, half: bool) -> Any:
             finish(plan, thread)
         return 0
 
-    return cfunc(SIGNATURE, error_model="numpy", boundscheck=False)(step)
+    return cfunc(SIGNATURE, error_model="numpy")(step)
 
 
 def _meet(k: SimpleNamespace) -> Any:
@@ -183,129 +184,9 @@ def _linear(k: SimpleNamespace) -> Any:
     return linear
 
 
-def _store(k: SimpleNamespace) -> Any:
-    rms_norm, rope, store_kv = k.rms_norm, k.rope, k.store_kv
-
-    @compiled
-    def store(plan, at, layer, thread):  # type: ignore[no-untyped-def]
-        """Norms of q and k; k turned to its position; k and v into their slots."""
-        tokens, threads = word(plan, f.TOKENS), word(plan, f.THREADS)
-        heads, kv, dim = word(plan, f.HEADS), word(plan, f.KV_HEADS), word(plan, f.DIM)
-        slots, reals, norms = word(plan, f.SLOTS), word(plan, f.REALS), word(plan, f.QK_NORM)
-        eps = real(reals, f.EPS)
-        turned = word(plan, f.SCRATCH) + thread * word(plan, f.SCRATCH_BYTES)
-        base = layer * word(plan, f.LAYER_BYTES)
-        for t in range(tokens * thread // threads, tokens * (thread + 1) // threads):
-            q = word(plan, f.QKV_OUT) + t * (heads + 2 * kv) * dim * 4
-            keys = q + heads * dim * 4
-            if norms == f.PER_HEAD:
-                for h in range(heads + kv):
-                    weight = word(at, f.Q_NORM) if h < heads else word(at, f.K_NORM)
-                    head = q + h * dim * 4
-                    rms_norm(head, weight, head, dim, real(reals, f.INVERSE_DIM), eps)
-            elif norms == f.FULL_WIDTH:
-                rms_norm(q, word(at, f.Q_NORM), q, heads * dim, real(reals, f.INVERSE_Q), eps)
-                rms_norm(keys, word(at, f.K_NORM), keys, kv * dim, real(reals, f.INVERSE_K), eps)
-            slot = word(word(plan, f.SLOT_OF), t)
-            place = base + slot // slots * word(plan, f.PAGE_BYTES)
-            cos, sin = word(word(plan, f.COS_OF), t), word(word(plan, f.SIN_OF), t)
-            for h in range(kv):
-                rope(keys + h * dim * 4, turned, dim // 2, cos, sin, 1.0)
-                head = place + h * word(plan, f.HEAD_BYTES)
-                value = keys + (kv + h) * dim * 4
-                store_kv(turned, value, word(plan, f.K_POOL) + head, word(plan, f.V_POOL) + head,
-                         slot % slots, slots, dim)  # fmt: skip
-
-    return store
-
-
-def _score_segment(k: SimpleNamespace) -> Any:
-    rope, scores = k.rope, k.scores
-
-    @compiled
-    def score_segment(plan, segment, start, q, count, turned, pool, out):  # type: ignore[no-untyped-def]
-        """Scores of `count` heads at `q` over entries [start, stop) of a segment, from `out` on."""
-        dim, slots, stride = word(plan, f.DIM), word(plan, f.SLOTS), word(plan, f.SCORE_STRIDE)
-        scale = real(word(plan, f.REALS), f.ATTENTION_SCALE)
-        cos, sin = word(segment, f.SEGMENT_COS), word(segment, f.SEGMENT_SIN)
-        for g in range(count):
-            rope(q + g * dim * 4, turned + g * dim * 4, dim // 2, cos, sin, scale)
-        table, stop = word(segment, f.SEGMENT_TABLE), word(segment, f.SEGMENT_STOP)
-        entry = start
-        while entry < stop:
-            page = entry // slots
-            here = pool + word(table, page) * word(plan, f.PAGE_BYTES)
-            last = min(stop, (page + 1) * slots)
-            scores(count, turned, here, dim, slots, entry - page * slots, last - page * slots,
-                   out + (entry - start) * 4, stride)  # fmt: skip
-            entry = last
-        return stop - start
-
-    return score_segment
-
-
-def _attend(k: SimpleNamespace) -> Any:
-    score_segment = _score_segment(k)
-    zero, softmax, values, scale = k.zero, k.softmax, k.values, k.scale
-
-    @compiled
-    def first_entry(plan, at, t, number):  # type: ignore[no-untyped-def]
-        segments = word(plan, f.SEGMENTS) + number * f.SEGMENT_WORDS * 8
-        start, window = word(segments, f.SEGMENT_START), word(at, f.WINDOW)
-        own = number == word(word(plan, f.SEGMENT_OF), t)
-        if own and window != 0:
-            start = max(start, word(segments, f.SEGMENT_STOP) - window)
-        return start
-
-    @compiled
-    def attend_heads(plan, at, layer, thread, t, h, g, count):  # type: ignore[no-untyped-def]
-        """`count` query heads from the g-th of KV head h, for token t."""
-        dim, heads, kv = word(plan, f.DIM), word(plan, f.HEADS), word(plan, f.KV_HEADS)
-        stride, slots = word(plan, f.SCORE_STRIDE), word(plan, f.SLOTS)
-        head = h * (heads // kv) + g
-        q = word(plan, f.QKV_OUT) + (t * (heads + 2 * kv) + head) * dim * 4
-        out = word(plan, f.ATTENDED) + (t * heads + head) * dim * 4
-        turned = word(plan, f.SCRATCH) + thread * word(plan, f.SCRATCH_BYTES)
-        table = word(plan, f.SCORES) + thread * stride * GROUP
-        place = layer * word(plan, f.LAYER_BYTES) + h * word(plan, f.HEAD_BYTES)
-        begin, end = word(word(plan, f.SEGMENT_OF), t), word(word(plan, f.SEGMENT_OF), t + 1)
-        n = 0
-        for number in range(begin, end):
-            segment = word(plan, f.SEGMENTS) + number * f.SEGMENT_WORDS * 8
-            start = first_entry(plan, at, t, number)
-            n += score_segment(plan, segment, start, q, count, turned, word(plan, f.K_POOL) + place,
-                               table + n * 4)  # fmt: skip
-        zero(out, count * dim)
-        inverse = turned  # the turned heads are done with
-        for i in range(count):
-            memory.put_real(inverse, i, softmax(table + i * stride, n))
-        n = 0
-        for number in range(begin, end):
-            segment = word(plan, f.SEGMENTS) + number * f.SEGMENT_WORDS * 8
-            start, stop = first_entry(plan, at, t, number), word(segment, f.SEGMENT_STOP)
-            values(count, table + n * 4, stride, word(plan, f.V_POOL) + place,
-                   word(plan, f.PAGE_BYTES), word(segment, f.SEGMENT_TABLE), slots, start, stop, dim,
-                   out)  # fmt: skip
-            n += stop - start
-        for i in range(count):
-            scale(out + i * dim * 4, real(inverse, i), dim)
-
-    @compiled
-    def attend_all(plan, at, layer, thread):  # type: ignore[no-untyped-def]
-        kv, threads = word(plan, f.KV_HEADS), word(plan, f.THREADS)
-        group = word(plan, f.HEADS) // kv
-        for task in range(thread, word(plan, f.TOKENS) * kv, threads):
-            for g in range(0, group, GROUP):
-                attend_heads(
-                    plan, at, layer, thread, task // kv, task % kv, g, min(GROUP, group - g)
-                )
-
-    return attend_all
-
-
 def _attention(k: SimpleNamespace) -> Any:
     prepare, linear, store, attend_all, meet = (
-        k.prepare, k.linear, _store(k), _attend(k), k.meet,
+        k.prepare, k.linear, store_phase(k), attend_phase(k), k.meet,
     )  # fmt: skip
 
     @compiled

@@ -53,7 +53,7 @@ from workbench.events import (
     RequestOpened,
     Waited,
 )
-from workbench.forward import PLAIN, Abandoned, Forward, Override
+from workbench.forward import PLAIN, Forward, Override, StopFlag
 from workbench.words import Finish, FreeReason, NodeId, Origin, PruneMode, RequestId, SeqId, Step
 
 Branches = Branch | Sequence[Branch]
@@ -178,10 +178,10 @@ class Engine:
     def wake(self) -> None:
         self._wake.set()
 
-    def pulse(self) -> None:
-        """Called by the net between two layers: give the step up when somebody wants to stop."""
-        if self.inbox.urgent:
-            raise Abandoned
+    @property
+    def pulse(self) -> StopFlag:
+        """Asked by the net between two layers: the step is given up when somebody wants to stop."""
+        return self.inbox.stop
 
     def submit(self, command: Command) -> "Future[dict[str, Any]]":
         """Hand in a command from any thread. Obeyed at the next safe point; the future gives its

@@ -6,16 +6,17 @@ from concurrent.futures import Future
 from typing import Any
 
 from workbench.commands import Cancel, Command, Pause
+from workbench.forward import StopFlag
 
 Letter = tuple[Command, "Future[dict[str, Any]]"]
 
 
 class Inbox:
-    """A queue with two signals: `urgent` tells a running step to give up, `wake` an idle engine
-    to look."""
+    """A queue with two signals: `stop` tells a running step to give up (native code reads it
+    between layers), `wake` an idle engine to look."""
 
     def __init__(self) -> None:
-        self.urgent = False
+        self.stop = StopFlag()
         self.wake: Callable[[], Any] = lambda: (
             None
         )  # set by a running engine; callable from any thread
@@ -26,7 +27,7 @@ class Inbox:
         future: Future[dict[str, Any]] = Future()
         self._letters.append((command, future))
         if isinstance(command, Pause | Cancel):
-            self.urgent = True
+            self.stop.set()
         self.wake()
         return future
 
@@ -35,7 +36,7 @@ class Inbox:
 
     def drain(self) -> list[Letter]:
         """What has arrived, in order."""
-        self.urgent = False  # before the letters: one that comes now raises it again
+        self.stop.clear()  # before the letters: one that comes now raises it again
         letters = []
         while self._letters:
             letters.append(self._letters.popleft())
