@@ -1,6 +1,7 @@
 """A session: one model, one pool, one recorder; runs share them. All of it works on the session's thread."""
 
 import asyncio
+import atexit
 import itertools
 import json
 import platform
@@ -59,7 +60,8 @@ def open_workbench(
         settings.model,
         dtype=settings.dtype,
         weights=settings.weights,
-        backend=settings.backend,
+        # on a CPU the model chooses between the laptop engine and torch: it knows the file
+        backend=asked.backend if settings.backend == "cpu" else settings.backend,
         threads=settings.threads,
     )
     settings = replace(settings, reasons=(*settings.reasons, *loaded.reasons))
@@ -109,6 +111,7 @@ class Session:
         self.engine.on_cancel = self._on_cancel
         self._thread = threading.Thread(target=self._work, name="workbench", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread that dies inside the net would abort the interpreter
 
     # the thread
 
@@ -211,6 +214,8 @@ class Session:
         )
         ctx = self._context(run, request)
         run.contexts.append(ctx)
+        if self._closed:  # nobody steps any more
+            engine.end_request(request, Finish.CANCELLED, error="the session was closed")
         work = self._begin(run, ctx, recording)
         answer, failure = await self._answer(run, ctx, work)
         while beside := [t for t in self._tasks[request] if t is not asyncio.current_task()]:
@@ -270,7 +275,10 @@ class Session:
             return Answer("", Finish.BUDGET, str(spent)), None
         except (RequestCancelled, asyncio.CancelledError) as gone:
             return Answer("", Finish.CANCELLED, str(gone)), None
-        except Exception as failure:  # a strategy is a plug-in: its failure ends its run, not the thread
+        except Exception as failure:
+            if self.engine.requests[ctx.request].finish is Finish.CANCELLED:
+                return Answer("", Finish.CANCELLED, str(failure)), None
+            # a strategy is a plug-in: its failure ends its run, not the thread
             text = str(failure) if isinstance(failure, EngineError) else repr(failure)
             return Answer("", Finish.ERROR, text), failure
         finally:
@@ -340,6 +348,7 @@ class Session:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self.close)
         self._loop.call_soon_threadsafe(self.engine.close)
         self._thread.join(CLOSING)
 
