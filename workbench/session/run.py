@@ -5,7 +5,7 @@ import json
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from workbench.commands import (
@@ -249,5 +249,5 @@ class Run:
 
 def params_json(strategy: Strategy) -> str:
     return json.dumps(
-        {name: getattr(strategy, name) for name in strategy.__dataclass_fields__}, default=str
+        {field.name: getattr(strategy, field.name) for field in fields(strategy)}, default=str
     )

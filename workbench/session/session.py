@@ -141,7 +141,9 @@ class Session:
             self._loop.run_until_complete(self.engine.run())
             pending = asyncio.all_tasks(self._loop)
             if pending:  # they see their branches gone and end
-                self._loop.run_until_complete(asyncio.wait(pending, timeout=CLOSING / 3))
+                self._loop.run_until_complete(asyncio.wait(pending, timeout=CLOSING / 6))
+                for task in asyncio.all_tasks(self._loop):
+                    task.cancel()
         finally:
             self._recorder.close(complete=all(run.done for run in self.runs))
             self._loop.close()
@@ -219,7 +221,7 @@ class Session:
         work = self._begin(run, ctx, recording)
         answer, failure = await self._answer(run, ctx, work)
         while beside := [t for t in self._tasks[request] if t is not asyncio.current_task()]:
-            if failure is not None or answer.finish is Finish.CANCELLED:
+            if failure is not None or engine.requests[request].finish is not None:
                 break
             await asyncio.wait(beside)
         if run.edited is not None:
