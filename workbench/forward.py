@@ -185,7 +185,9 @@ class Forward(Protocol):
     """A net that can carry out a batch over a pool of its own kind."""
 
     name: str  # of the backend, as shown: "cpu fp32", "cpu int4", "cuda bf16", "numba q4" …
-    facts: NetFacts
+
+    @property
+    def facts(self) -> NetFacts: ...
 
     def layout(self, pages: int, page_size: int) -> KVLayout:
         """The layout of a pool that this backend reads. Raises ValueError where it cannot serve it."""
