@@ -89,10 +89,13 @@ GGUF_LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp",
-    "mlp.experts.gate": "ffn_gate_exps",
-    "mlp.experts.up": "ffn_up_exps",
-    "mlp.experts.down": "ffn_down_exps",
+    "block_sparse_moe.gate": "ffn_gate_inp",
 }
+# an expert's part -> the stack of all experts' parts
+GGUF_EXPERT = {
+    "gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps",
+    "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps",
+}  # fmt: skip
 GGUF_OUTER = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -127,6 +130,8 @@ class GgufCheckpoint:
             return GGUF_OUTER[name]
         layer, _, rest = name.removeprefix("model.layers.").partition(".")
         stem, _, kind = rest.rpartition(".")
+        if ".experts." in stem:
+            return f"blk.{layer}.{GGUF_EXPERT[stem.rpartition('.')[2]]}.{kind}"
         return f"blk.{layer}.{GGUF_LAYER.get(stem, stem)}.{kind}"
 
     def _blocks(self, name: str) -> Blocks:
@@ -134,10 +139,19 @@ class GgufCheckpoint:
         if theirs not in self.file.placed:
             raise ModelError(f"{self.path} lacks the tensor {theirs}; fetch or convert it again")
         found = self.file.blocks(theirs)
+        if ".experts." in name:
+            return _expert(found, int(name.partition(".experts.")[2].partition(".")[0]))
         for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
             if self._permuted and f"self_attn.{part}." in name:
                 return _unpermuted(found, int(self.config[heads]))
         return found
+
+
+def _expert(stack: Blocks, index: int) -> Blocks:
+    """One expert's rows of [E, out, in]."""
+    count, out, inward = stack.shape
+    rows = stack.rows.reshape(count, out, -1)[index]
+    return Blocks(stack.kind, (out, inward), rows)
 
 
 def _unpermuted(blocks: Blocks, heads: int) -> Blocks:

@@ -58,8 +58,8 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         raise ModelError(
             f"config.json of {named} lacks {error}; give the checkpoint's own"
         ) from error
-    except ValueError as error:
-        raise ModelError(f"config.json of {named}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"config.json of {named} is not usable: {error}") from error
 
 
 def _shape(family: str, config: Mapping[str, Any]) -> ModelShape:
@@ -120,6 +120,7 @@ def _rope(family: str, config: Mapping[str, Any]) -> Rope:
         mscale=facts.get("mscale"),
         mscale_all_dim=facts.get("mscale_all_dim"),
         truncate=bool(facts.get("truncate", True)),
+        divisors=tuple(facts.get("divisors", ())),
     )
 
 

@@ -149,7 +149,10 @@ def _byte_level(
 
     pairs = [(left, right) for left, right in (merge.split(" ", 1) for merge in merges)]
     ids = {text: index for index, text in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=pairs))
+    try:
+        tokenizer = Tokenizer(models.BPE(vocab=ids, merges=pairs))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"the GGUF file's merges do not fit its tokens: {error}") from error
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     if pre in ("smollm", "starcoder", "refact", "command-r"):
         splits = [

@@ -149,8 +149,13 @@ def _convert(path: Path, size: int) -> dict[str, Any]:
     merges = meta.pop("tokenizer.ggml.merges", [])
     types = meta.pop("tokenizer.ggml.token_type", [])
     scores = meta.pop("tokenizer.ggml.scores", [])
+    config = config_of(meta, tensors, len(vocabulary))
+    if "rope_freqs.weight" in tensors:  # how the format says Llama 3's scaling
+        _, _, offset, length = tensors["rope_freqs.weight"]
+        divisors = np.memmap(path, dtype=np.uint8, mode="r")[offset : offset + length]
+        config["rope_parameters"]["divisors"] = divisors.view(np.float32).tolist()
     return {
-        "config": config_of(meta, tensors, len(vocabulary)),
+        "config": config,
         "tokenizer": tokenizer_of(meta, vocabulary, merges, types, scores),
         "meta": meta,
         "tensors": tensors,

@@ -35,6 +35,7 @@ class Rope:
     mscale: float | None = None  # yarn
     mscale_all_dim: float | None = None  # yarn
     truncate: bool = True  # yarn
+    divisors: tuple[float, ...] = ()  # [D / 2], each frequency's own; empty: none (GGUF's llama3)
 
     def rotary(self, head_dim: int) -> Rotary:
         """Frequencies and the factor on cos and sin, scaling worked in."""
@@ -46,6 +47,8 @@ class Rope:
             return Rotary(self._llama3(inv_freq))
         if self.kind == "yarn":
             return Rotary(self._yarn(inv_freq, head_dim), self._yarn_scale())
+        if self.divisors:
+            return Rotary(inv_freq / torch.tensor(self.divisors))
         return Rotary(inv_freq)
 
     def _llama3(self, inv_freq: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ YARN = rope("yarn", factor=4.0, original_max_position_embeddings=32)
 # name -> (family's prefix in transformers, facts)
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
+    "llama ffn 64": ("Llama", {"intermediate_size": 64}),
     "llama tied": ("Llama", {"tie_word_embeddings": True}),
     "llama head_dim 16 of 32 / 4": ("Llama", {"head_dim": 16}),
     "llama one kv head": ("Llama", {"num_key_value_heads": 1}),

@@ -1,4 +1,4 @@
-"""Rows that run another net than their neighbours, and what a step can be asked for besides logits."""
+"""Rows that run another net than their neighbours, and what a step gives besides logits."""
 
 import copy
 from typing import Any
