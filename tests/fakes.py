@@ -399,7 +399,7 @@ class Bench:
     engine: Engine
     forward: Any
     told: list[Event] = field(default_factory=list)
-    request: RequestId = field(default=RequestId(0))  # noqa: RUF009 (a plain number)
+    request: RequestId = field(default=RequestId(0))
 
     def of(self, kind: type[T]) -> list[T]:
         return [event for event in self.told if isinstance(event, kind)]
@@ -409,6 +409,7 @@ def bench(
     forward: Any = None, *, pages: int = 64, page_size: int = 4, seed: int = 0, **settings: Any
 ) -> Bench:
     forward = forward or TinyForward()
+    forward.before = None  # of another bench
     tokenizer = ByteTokenizer()
     told: list[Event] = []
     engine = Engine(

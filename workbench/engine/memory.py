@@ -32,6 +32,9 @@ from workbench.kv.pages import NowCached, NowFree, PageTable, Reserved, StillHel
 from workbench.kv.prefix import Node, PrefixCache
 from workbench.words import FreeReason, PageId, SeqId, Step
 
+# What the page held left its branch's text for good: the prefix cache doesn't keep it.
+_REWRITTEN = (FreeReason.PRUNED, FreeReason.REENCODED, FreeReason.MOVED)
+
 
 class Teller(Protocol):
     """Where facts go, and the step that they bear."""
@@ -84,7 +87,13 @@ class Memory:
         if branch.saved is not None:
             return len(branch.pages)
         first = branch.place(branch.stored, self.page_size) // self.page_size
-        return int(first < len(branch.pages) and not self.pages.writable(branch.pages[first]))
+        return int(first < len(branch.pages) and not self.writable(branch.pages[first]))
+
+    def writable(self, page: int) -> bool:
+        """One branch holds it, and no text in the prefix cache goes on behind it."""
+        if self.pages.refcount[page] != 1:
+            return False
+        return not self.pages.kept[page] or self.prefix.leaf(page)
 
     def match(self, branch: Branch) -> list[Node]:
         """Pages of the prefix cache that hold the next of the entries that wait. Reads only."""
@@ -126,8 +135,8 @@ class Memory:
         for place in range(first, branch.pages_for(stop, size)):
             if place >= len(branch.pages):
                 self.allocate(branch, place)
-            elif not self.pages.writable(branch.pages[place]):
-                self._copy_on_write(branch, place)
+            else:
+                self.own(branch, place)
 
     def commit(self, branch: Branch, stop: int) -> None:
         """Entries up to `stop` are stored now."""
@@ -172,7 +181,7 @@ class Memory:
         for place in range(parent.pages_for(entries, size)):
             self._share(child, parent.pages[place], place)
         child.stored = entries
-        if child.chain is not None and parent.chain is not None:
+        if child.chain is not None and parent.chain is not None and child.net == parent.net:
             child.chain = parent.chain.ancestor(min(parent.chain.depth, entries // size))
         if child.pages:
             self._tell_filled(child, child.pages[-1], self.pages.used[child.pages[-1]])
@@ -239,7 +248,10 @@ class Memory:
         now = self._teller.now
         left = outcome.refcount if isinstance(outcome, StillHeld) else 0
         self._tell(PageReleased(now, PageId(page), branch.seq, left, reason))
-        if isinstance(outcome, NowCached):
+        if isinstance(outcome, NowCached) and reason in _REWRITTEN and self.prefix.leaf(page):
+            self.prefix.discard(page)
+            self._tell_freed(page, self.pages.forget(page), reason)
+        elif isinstance(outcome, NowCached):
             self.prefix.rest(page)
             self._tell(PageCached(now, PageId(page)))
         else:
@@ -266,6 +278,23 @@ class Memory:
         """Pages from place `pages` on are no longer those that the prefix cache knows."""
         if branch.chain is not None and branch.chain.depth > pages:
             branch.chain = branch.chain.ancestor(pages)
+
+    def withdraw(self, branch: Branch, place: int) -> None:
+        """Take the branch's pages from `place` on out of the prefix cache, as far as they are its alone:
+        they are about to hold something else."""
+        for page in reversed(branch.pages[place:]):
+            if self.pages.kept[page] and self.writable(page):
+                self.prefix.discard(page)
+                self.pages.forget(page)
+        self.shorten_chain(branch, place)
+
+    def own(self, branch: Branch, place: int) -> None:
+        """See that the page at `place` may be written: out of the prefix cache, or copied."""
+        page = branch.pages[place]
+        if not self.writable(page):
+            self._copy_on_write(branch, place)
+        elif self.pages.kept[page]:
+            self.withdraw(branch, place)
 
     def drop_page(self, branch: Branch, page: int, reason: FreeReason) -> None:
         self._give_back(branch, page, reason)

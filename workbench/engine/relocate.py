@@ -58,6 +58,7 @@ def relocate(
     sources = [memory.slots(branch, start, stop) for start, stop, _ in moves]
     before, branch.split = branch.split, split
     begin, past = branch.place(first, size) // size, branch.pages_for(total, size)
+    memory.withdraw(branch, begin)
     try:
         make_room(engine, _new_pages(memory, branch, begin, past), branch)
     except PoolTooSmall:
@@ -67,7 +68,7 @@ def relocate(
     for place in range(begin, past):
         if place >= len(branch.pages):
             memory.allocate(branch, place)
-        elif not memory.pages.writable(branch.pages[place]):
+        elif not memory.writable(branch.pages[place]):
             stays = place * size < branch.place(first, size)  # entries before `first` lie there
             replaced.append(memory.replace(branch, place, copy=stays))
     for source, (start, stop, to) in zip(sources, moves, strict=True):
@@ -75,7 +76,6 @@ def relocate(
     gone = branch.pages[past:]
     del branch.pages[past:]
     branch.stored, branch.island = total, None
-    memory.shorten_chain(branch, begin)
     for page in [*reversed(gone), *replaced]:
         memory.drop_page(branch, page, FreeReason.MOVED)
     for place in range(max(0, begin - 1), past):
@@ -84,4 +84,4 @@ def relocate(
 
 def _new_pages(memory: Memory, branch: Branch, begin: int, past: int) -> int:
     held = branch.pages[begin:past]
-    return past - begin - len(held) + sum(not memory.pages.writable(page) for page in held)
+    return past - begin - len(held) + sum(not memory.writable(page) for page in held)

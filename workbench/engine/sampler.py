@@ -21,7 +21,8 @@ class Sample(Protocol):
 
     def __call__(
         self, logits: Tensor, rows: Sequence[SamplerRow], mask: Tensor | None,
-        seen: Sequence[Tensor], bias: Sequence[tuple[Tensor, Tensor] | None], uniforms: Tensor, top_n: int,
+        seen: Sequence[Tensor], bias: Sequence[tuple[Tensor, Tensor] | None], uniforms: Tensor,
+        top_n: int,
     ) -> Sampled: ...  # fmt: skip
 
 

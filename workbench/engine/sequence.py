@@ -49,8 +49,8 @@ class Branch:
     __slots__ = (
         "chain", "children", "encoded", "gone", "hidden", "island", "job", "logits", "net",
         "origins", "override", "pages", "parent", "positions", "pure", "reading", "removals",
-        "request", "resident", "saved", "seed", "seq", "share", "split", "stored", "table", "tokens",
-        "vectors",
+        "request", "resident", "saved", "seed", "seq", "share", "split", "stored", "table",
+        "tokens", "vectors",
     )  # fmt: skip
 
     def __init__(

@@ -161,8 +161,9 @@ def _starve(engine: "Engine", branch: Branch) -> None:
     pages = engine.memory.pages
     need = branch.pages_for(branch.length, engine.memory.page_size)
     why = (
-        f"{branch!r} needs {need} pages for its {branch.length} tokens; the pool has {pages.pages}, "
-        f"of which {len(pages.pinned)} are pinned: give the pool more pages, unpin some, or prune"
+        f"{branch!r} needs {need} pages for its {branch.length} tokens; the pool has "
+        f"{pages.pages}, of which {len(pages.pinned)} are pinned: give the pool more pages, unpin "
+        "some, or prune"
     )
     readers = [b for b in engine.active.values() if any(r.branch is branch for r in b.reading)]
     for one in [branch, *readers] if branch.job is None else [branch]:
@@ -182,7 +183,7 @@ def launch(engine: "Engine", choice: Choice) -> Flight | None:
     memory = engine.memory
     rows = []
     for run in runs:
-        branch = memory.branches[run.seq]
+        branch = memory.branches[SeqId(run.seq)]
         engine.ledger.opened(branch, 0)
         memory.write(branch, run.stop)
         engine.ledger.restored(branch)

@@ -115,10 +115,6 @@ class PageTable:
             return StillHeld(self.refcount[page])
         return NowFree(self._to_free(page))
 
-    def writable(self, page: int) -> bool:
-        """One branch holds it and nobody else will ever read it."""
-        return self.refcount[page] == 1 and not self.kept[page]
-
     def fill(self, page: int, used: int) -> None:
         """`used` slots of a held page are taken now."""
         self.resident += used - self.used[page]

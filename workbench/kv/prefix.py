@@ -106,13 +106,18 @@ class PrefixCache:
         chosen: list[int] = []
         gone: set[int] = set()
         for page in self._idle:
-            if len(chosen) == n:
+            if len(chosen) >= n:
                 break
             children = self._nodes[page].children.values()
             if not spared(page) and all(child.page in gone for child in children):
                 chosen.append(page)
                 gone.add(page)
         return chosen
+
+    def leaf(self, page: int) -> bool:
+        """`page` is stored, and nothing is stored behind it."""
+        node = self._nodes.get(page)
+        return node is not None and not node.children
 
     def below(self, page: int) -> list[int]:
         """`page` and its descendants, descendants first; empty when `page` is not stored."""
