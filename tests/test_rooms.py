@@ -30,7 +30,7 @@ DOORS = (
     " w:cpu w:kv w:trace w:reasoning w:tools w:tasks w:experts"
 )
 ROOMS: dict[str, Room] = {
-    "workbench": Room("w:session w:trace w:settings w:words w:reasoning"),
+    "workbench": Room(),  # the front door names its rooms as text and imports them on use
     "workbench.words": Room(),
     "workbench.events": Room("w:words"),
     "workbench.commands": Room("w:words"),

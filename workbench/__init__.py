@@ -5,7 +5,8 @@
     run = wb.run("What is 17 + 25?", strategy="chain")
     run.wait().answer
 
-Importing the package loads nothing heavy; the names below bring their rooms when they are first used.
+Importing the package loads nothing heavy; the names below bring their rooms when they are first
+used.
 """
 
 from importlib import import_module
@@ -20,12 +21,25 @@ _DOORS = {
     "load_trace": "workbench.session",
     "strategies": "workbench.reasoning",
     "Settings": "workbench.settings",
+    "Lookup": "workbench.tools",
+    "task": "workbench.tasks.catalogue",
 }
 
-__all__ = ["Run", "Session", "Settings", "load_trace", "open_workbench", "strategies"]
+__all__ = [
+    "Lookup",
+    "Run",
+    "Session",
+    "Settings",
+    "load_trace",
+    "open_workbench",
+    "strategies",
+    "task",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _DOORS:
         return getattr(import_module(_DOORS[name]), name)
-    raise AttributeError(f"module 'workbench' has no attribute {name!r}; it has {', '.join(__all__)}")
+    raise AttributeError(
+        f"module 'workbench' has no attribute {name!r}; it has {', '.join(__all__)}"
+    )

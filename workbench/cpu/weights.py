@@ -235,7 +235,7 @@ def packed(
     path = folder / name
     found, reason = read(path, shape)
     if found is not None:
-        return found, f"packed weights from {path}"
+        return found, f"packed weights from {path.name} in the cache"
     say(f"cpu: {reason}; packing {source.path.name} once")
     net = pack(source, shape, weights, say)
     try:
