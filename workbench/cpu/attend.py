@@ -5,10 +5,14 @@ every output one chain over the entries in their order: neither depends on where
 borders, or on who else is in the batch.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from workbench.cpu.emit import F16, F32, I32, I64, VF, Code, Kernel, Value, vec
 from workbench.cpu.rows import STEP, exp
 
 GROUP = 4  # most query heads at a time
+LINE = 64  # bytes of a cache line
 
 
 def _widths(code: Code) -> int:
@@ -25,36 +29,78 @@ def _load_kv(code: Code, base: Value, offset: Value, half: bool) -> Value:
 
 
 def scores(heads: int, half: bool) -> Kernel:
-    """out[g, t - first] = q[g] . k[:, t] for t in [first, stop) of one page.
+    """out[g, e - first] = q[g] . k[e] for entries e in [first, stop), pages by the table.
 
-    Lanes behind `stop` are written too, up to fifteen, and hold anything: the next page overwrites
-    them, or the softmax leaves them out. So pages of any size are served.
+    `pool` is the address of the layer's K at the KV head. Lanes behind a page's last entry are written
+    too, up to fifteen, and hold anything: the next page overwrites them, or the softmax leaves them
+    out. So pages of any size are served.
     """
 
-    size = 2 if half else 4
-
     def body(
-        code: Code, q: Value, page: Value, dim: Value, slots: Value, first: Value, stop: Value,
-        out: Value, stride: Value,
+        code: Code, q: Value, pool: Value, page_bytes: Value, table: Value, slots: Value,
+        first: Value, stop: Value, dim: Value, out: Value, stride: Value,
     ) -> None:  # fmt: skip
         b = code.b
-        line = b.mul(slots, I64(size))
-        with code.loop(first, stop, 16) as t:
-            sums = [code.var(VF, code.const(VF, 0.0)) for _ in range(heads)]
-            keys = code.at(page, b.mul(t, I64(size)))
-            with code.loop(I64(0), dim, 8) as d:
-                for unrolled in range(8):
-                    dd = b.add(d, I64(unrolled))
-                    key = _load_kv(code, keys, b.mul(dd, line), half)
-                    for g, total in enumerate(sums):
-                        at = b.add(b.mul(dim, I64(4 * g)), b.mul(dd, I64(4)))
-                        each = code.splat(code.load(q, at, F32), VF)
-                        total.set(code.fma(key, each, total.get()))
-            place = b.mul(b.sub(t, first), I64(4))
-            for g, total in enumerate(sums):
-                code.store(total.get(), out, b.add(place, b.mul(stride, I64(g))))
+        with _pages(code, pool, page_bytes, table, slots, first, stop) as page:
+            with code.loop(page.start, page.stop, 16) as e:
+                lanes = _sixteen(code, heads, half, q, dim, slots, page, e)
+                place = b.mul(b.sub(e, first), I64(4))
+                for g, total in enumerate(lanes):
+                    code.store(total, out, b.add(place, b.mul(stride, I64(g))))
 
-    return Kernel(f"scores_x{heads}_{'f16' if half else 'f32'}", "ppiiiipi", body)
+    return Kernel(f"scores_x{heads}_{'f16' if half else 'f32'}", "ppipiiiipi", body)
+
+
+def _sixteen(
+    code: Code, heads: int, half: bool, q: Value, dim: Value, slots: Value, page: "_Page", e: Value
+) -> list[Value]:
+    """Scores of sixteen neighbouring slots for each head."""
+    b, size = code.b, 2 if half else 4
+    chains = 2 if code.isa.width == 64 else 1  # so many sums in flight that adding never waits
+    sums = [[code.var(VF, code.const(VF, 0.0)) for _ in range(chains)] for _ in range(heads)]
+    line = b.mul(slots, I64(size))
+    within = b.mul(b.sub(e, page.border), I64(size))
+    keys, later = code.at(page.here, within), code.at(page.next, within)
+    with code.loop(I64(0), dim, 8) as d:
+        for ahead in range(0, 8 * 16 * size, LINE):
+            code.prefetch(later, b.add(b.mul(d, line), I64(ahead)))
+        for unrolled in range(8):
+            dd = b.add(d, I64(unrolled))
+            key = _load_kv(code, keys, b.mul(dd, line), half)
+            for g in range(heads):
+                at = b.add(b.mul(dim, I64(4 * g)), b.mul(dd, I64(4)))
+                total = sums[g][unrolled % chains]
+                total.set(code.fma(key, code.splat(code.load(q, at, F32), VF), total.get()))
+    return [b.fadd(*(t.get() for t in s)) if chains == 2 else s[0].get() for s in sums]
+
+
+class _Page:
+    """The page at hand in a walk over entries: `start` to `stop`, `border` its first entry."""
+
+    def __init__(self, here: Value, next_: Value, border: Value, start: Value, stop: Value) -> None:
+        self.here, self.next, self.border, self.start, self.stop = here, next_, border, start, stop
+
+
+@contextmanager
+def _pages(
+    code: Code, pool: Value, page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value
+) -> Iterator[_Page]:
+    """Walk the pages that hold entries [first, stop)."""
+    b = code.b
+    end = b.sdiv(b.add(stop, b.sub(slots, I64(1))), slots)
+
+    def place(number: Value) -> Value:
+        return code.at(pool, b.mul(code.load(table, b.mul(number, I64(8)), I64), page_bytes))
+
+    def smaller(x: Value, y: Value) -> Value:
+        return b.select(b.icmp_signed("<", x, y), x, y)
+
+    with code.loop(b.sdiv(first, slots), end) as number:
+        border = b.mul(number, slots)
+        after = smaller(b.add(number, I64(1)), b.sub(end, I64(1)))
+        start = b.select(b.icmp_signed("<", border, first), first, border)
+        last = smaller(b.add(border, slots), stop)
+        yield _Page(place(number), place(after), border, start, last)
 
 
 def _softmax(code: Code, s: Value, n: Value) -> Value:
@@ -119,23 +165,18 @@ def _columns(
 
     sums = [[code.var(VF, code.load(out, place(g, n), VF)) for n in parts] for g in range(heads)]
     line = b.mul(dim, I64(size))
-    begin = b.mul(b.sdiv(first, slots), slots)
-    entry = code.var(I64, first)
-    with code.loop(b.sdiv(begin, slots), b.sdiv(b.add(stop, b.sub(slots, I64(1))), slots)) as page:
-        number = code.load(table, b.mul(page, I64(8)), I64)
-        here = code.at(pool, b.add(b.mul(number, page_bytes), b.mul(d, I64(size))))
-        start = entry.get()
-        border = b.mul(b.add(page, I64(1)), slots)
-        last = b.select(b.icmp_signed("<", border, stop), border, stop)
-        with code.loop(start, last) as e:
-            row = code.at(here, b.mul(b.sub(e, b.mul(page, slots)), line))
+    with _pages(code, pool, page_bytes, table, slots, first, stop) as page:
+        with code.loop(page.start, page.stop) as e:
+            at = b.add(b.mul(b.sub(e, page.border), line), b.mul(d, I64(size)))
+            for ahead in range(0, wide * size, LINE):
+                code.prefetch(page.next, b.add(at, I64(ahead)))
+            row = code.at(page.here, at)
             v = [_load_kv(code, row, I64(16 * n * size), half) for n in parts]
             weight = code.at(p, b.mul(b.sub(e, first), I64(4)))
             for g in range(heads):
                 each = code.splat(code.load(weight, b.mul(stride, I64(g)), F32), VF)
                 for n in parts:
                     sums[g][n].set(code.fma(v[n], each, sums[g][n].get()))
-        entry.set(last)
     for g in range(heads):
         for n in parts:
             code.store(sums[g][n].get(), out, place(g, n))

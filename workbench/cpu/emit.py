@@ -166,7 +166,7 @@ class Code:
         halves = self.b.trunc(self.b.or_(size, sign), vec(I16, n))
         return self.b.bitcast(halves, vec(F16, n))
 
-    def prefetch(self, base: Value, offset: int) -> None:
+    def prefetch(self, base: Value, offset: Value | int) -> None:
         self.call("llvm.prefetch.p0", ir.VoidType(), self.at(base, offset), I32(0), I32(3), I32(1))
 
     # control

@@ -53,20 +53,14 @@ def _score_segment(k: SimpleNamespace) -> Any:
     @compiled
     def score_segment(plan, segment, start, q, count, turned, pool, out):  # type: ignore[no-untyped-def]
         """Scores of `count` heads at `q` over entries [start, stop) of a segment, from `out` on."""
-        dim, slots, stride = word(plan, f.DIM), word(plan, f.SLOTS), word(plan, f.SCORE_STRIDE)
+        dim, stride = word(plan, f.DIM), word(plan, f.SCORE_STRIDE)
         scale = real(word(plan, f.REALS), f.ATTENTION_SCALE)
         cos, sin = word(segment, f.SEGMENT_COS), word(segment, f.SEGMENT_SIN)
         for g in range(count):
             rope(q + g * dim * 4, turned + g * dim * 4, dim // 2, cos, sin, scale)
-        table, stop = word(segment, f.SEGMENT_TABLE), word(segment, f.SEGMENT_STOP)
-        entry = start
-        while entry < stop:
-            page = entry // slots
-            here = pool + word(table, page) * word(plan, f.PAGE_BYTES)
-            last = min(stop, (page + 1) * slots)
-            scores(count, turned, here, dim, slots, entry - page * slots, last - page * slots,
-                   out + (entry - start) * 4, stride)  # fmt: skip
-            entry = last
+        stop = word(segment, f.SEGMENT_STOP)
+        scores(count, turned, pool, word(plan, f.PAGE_BYTES), word(segment, f.SEGMENT_TABLE),
+               word(plan, f.SLOTS), start, stop, dim, out, stride)  # fmt: skip
         return stop - start
 
     return score_segment
