@@ -84,9 +84,9 @@ export function listen(view, signal) {
 
 /** @returns {boolean} whether the key was ours */
 function key(view, e) {
-  const { ctx, run } = view;
+  const { run } = view;
   const step = (d) => {
-    view.seek(Math.max(0, Math.min(run.n - 1, ctx.step + d)), { reveal: true });
+    view.seek(Math.max(0, Math.min(run.n - 1, view.step + d)), { reveal: true });
     view.finishSeek();
   };
   if (e.altKey && (e.key === "," || e.key === ".")) return view.nextBookmark(e.key === "." ? 1 : -1), true;

@@ -61,6 +61,12 @@ export class Stage {
     return this.store.state;
   }
 
+  /** The step shown: that of the cursor, or the newest. */
+  get step() {
+    const last = Math.max(0, this.run.n - 1);
+    return Math.max(0, Math.min(this.state.step ?? last, last));
+  }
+
   lane(name) {
     return this.lanes.find((l) => l.name === name);
   }
@@ -132,13 +138,12 @@ export class Stage {
   updateContext() {
     const { run, axis, theme, folded } = this;
     const { step, node } = this.state;
-    const last = Math.max(0, run.n - 1);
-    const follow = step === null || step >= last;
+    const follow = step === null || step >= run.n - 1;
     const live = Boolean(run.meta.live) && step === null;
     const members = node >= 0 && node < run.tables.nodes.n ? run.members(node) : null;
     const density = this.density ?? "normal";
     const token = (name, fallback) => (this.alone && ALONE[name]) || measure(density, name, fallback);
-    this.ctx = { run, axis, theme, folded, step: follow ? last : Math.max(0, step), follow, live, members, token, stale: true };
+    this.ctx = { run, axis, theme, folded, step: this.step, follow, live, members, token, stale: true };
   }
 
   /** Rows of lanes for this width and these tables; sizes of all canvases. */

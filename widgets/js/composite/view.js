@@ -24,7 +24,7 @@ export class View extends Stage {
   }
 
   transport(act) {
-    const { step } = this.ctx;
+    const { step } = this;
     if (act === "first") this.seek(0, { reveal: true });
     else if (act === "back") this.seek(Math.max(0, step - 1), { reveal: true });
     else if (act === "on") this.seek(Math.min(this.run.n - 1, step + 1), { reveal: true });
@@ -65,16 +65,16 @@ export class View extends Stage {
       this.playing = 0;
       this.finishSeek();
     } else {
-      if (this.ctx.step >= this.run.n - 1) this.seek(0);
+      if (this.step >= this.run.n - 1) this.seek(0);
       const { t, dt } = this.tables.steps;
       const length = t[this.run.n - 1] + dt[this.run.n - 1];
       const speed = Math.max(1, length / 20);
-      let [now, before] = [t[this.ctx.step], performance.now()];
+      let [now, before] = [t[this.step], performance.now()];
       this.playing = setInterval(() => {
         const time = performance.now();
         now += ((time - before) / 1000) * speed;
         before = time;
-        let s = this.ctx.step;
+        let s = this.step;
         while (s + 1 < this.run.n && t[s + 1] <= now) s++;
         this.seek(s, { reveal: true });
         if (s >= this.run.n - 1) this.play();
@@ -121,7 +121,7 @@ export class View extends Stage {
     this.store.set({ view: null });
   }
 
-  zoomBy(factor, x = this.axis.xEnd(this.ctx.step)) {
+  zoomBy(factor, x = this.axis.xEnd(this.step)) {
     const { axis } = this;
     const at = axis.value(Math.min(axis.w, Math.max(0, x)));
     this.showSpan(at - (at - axis.v0) * factor, at + (axis.v1 - at) * factor);
@@ -196,8 +196,8 @@ export class View extends Stage {
   }
 
   setSpanEdge(edge) {
-    const span = this.state.span ?? [this.ctx.step, this.ctx.step];
-    const next = edge ? [span[0], this.ctx.step] : [this.ctx.step, span[1]];
+    const span = this.state.span ?? [this.step, this.step];
+    const next = edge ? [span[0], this.step] : [this.step, span[1]];
     this.store.set({ span: [Math.min(...next), Math.max(...next)] });
     this.finishSpan();
   }
@@ -209,13 +209,13 @@ export class View extends Stage {
   }
 
   bookmark() {
-    const s = this.ctx.step;
+    const s = this.step;
     this.bookmarks = this.bookmarks.includes(s) ? this.bookmarks.filter((b) => b !== s) : [...this.bookmarks, s].sort((a, b) => a - b);
     this.ask("over");
   }
 
   nextBookmark(way) {
-    const s = this.ctx.step;
+    const s = this.step;
     const next = way > 0 ? this.bookmarks.find((b) => b > s) : this.bookmarks.findLast((b) => b < s);
     if (next !== undefined) this.seek(next, { reveal: true });
   }
@@ -244,7 +244,7 @@ export class View extends Stage {
 
   /** Before an act, its effect. @param {number} node -1 takes the preview away */
   showPrune(node) {
-    const effect = node >= 0 ? pruneEffect(this.run, node, this.ctx.step) : null;
+    const effect = node >= 0 ? pruneEffect(this.run, node, this.step) : null;
     this.preview = effect?.removed ? { node, ...effect } : null;
     this.ask("step");
   }
@@ -263,7 +263,7 @@ export class View extends Stage {
     if (this.preview) return `run.prune("${nodes.path.get(this.preview.node)}")`;
     if (this.lastCall) return this.lastCall;
     if (this.state.span) return `run[${this.state.span[0]}:${this.state.span[1] + 1}]`;
-    return `run.seek(${this.ctx.step})`;
+    return `run.seek(${this.step})`;
   }
 
   toggleKeys() {

@@ -1,0 +1,189 @@
+"""The widget module on a model of plain JavaScript: messages, answers, nothing left behind."""
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from widgets.base import asset
+from widgets.wire import encode
+from workbench.trace.columns import Tables
+
+pytestmark = pytest.mark.browser
+
+SETUP = """
+(async ([source, css, header, payload]) => {
+  const count = (globalThis.alive = { listeners: 0, observers: 0 });
+  for (const target of [EventTarget.prototype]) {
+    const add = target.addEventListener;
+    target.addEventListener = function (type, f, options) {
+      const outside = this === globalThis || this === document || this instanceof MediaQueryList;
+      if (outside) {
+        count.listeners++;
+        options?.signal?.addEventListener("abort", () => count.listeners--, { once: true });
+      }
+      return add.call(this, type, f, options);
+    };
+  }
+  for (const name of ["ResizeObserver", "MutationObserver"]) {
+    const Real = globalThis[name];
+    globalThis[name] = class extends Real {
+      observe(...args) {
+        if (!this.on) count.observers++;
+        this.on = true;
+        return super.observe(...args);
+      }
+      disconnect() {
+        if (this.on) count.observers--;
+        this.on = false;
+        return super.disconnect();
+      }
+    };
+  }
+  class Model {
+    constructor() {
+      const engine = { here: true, why: "" };
+      this.state = { at: null, picks: {}, axis: "tokens", theme: null, lanes: [], engine };
+      this.listeners = new Map();
+      this.sent = [];
+      this.saved = 0;
+    }
+    get(name) { return this.state[name]; }
+    set(name, value) { this.state[name] = value; this.tell(`change:${name}`); }
+    save_changes() { this.saved++; }
+    on(name, f) { this.listeners.set(name, [...(this.listeners.get(name) ?? []), f]); }
+    off(name, f) { this.listeners.set(name, this.listeners.get(name).filter((g) => g !== f)); }
+    tell(name, ...args) { for (const f of this.listeners.get(name) ?? []) f(...args); }
+    send(content) { this.sent.push(content); }
+    get listening() { return [...this.listeners.values()].reduce((n, l) => n + l.length, 0); }
+  }
+  const style = document.createElement("style");
+  style.textContent = css;
+  document.head.append(style);
+  const module = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+  const bytes = Uint8Array.from(atob(payload), (c) => c.charCodeAt(0));
+  const shifted = new Uint8Array(bytes.length + 2);
+  shifted.set(bytes, 2);
+  globalThis.model = new Model();
+  globalThis.data = () => model.tell("msg:custom", header, [new DataView(shifted.buffer, 2)]);
+  globalThis.open = () => {
+    const el = document.createElement("div");
+    document.body.append(el);
+    const close = module.default.render({ model, el });
+    return () => { close(); el.remove(); };
+  };
+})
+"""
+
+
+@pytest.fixture(params=["composite", "outline"])
+def page(request: pytest.FixtureRequest, chromium: Any, tables: Tables) -> Iterator[Any]:
+    page = chromium.new_page(viewport={"width": 1000, "height": 800})
+    page.set_content("<!doctype html><body style='margin:0'></body>")
+    message = encode(tables.delta(None))
+    payload = base64.b64encode(message.payload).decode()
+    header = json.loads(json.dumps(message.header))
+    page.evaluate(SETUP, [asset(f"{request.param}.js"), asset("style.css"), header, payload])
+    page.name = request.param
+    yield page
+    page.close()
+
+
+def settle(page: Any) -> None:
+    page.evaluate(
+        "() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))"
+    )
+
+
+def test_two_views_open_and_close_and_leave_nothing(page: Any) -> None:
+    before = page.evaluate("({ ...alive, model: model.listening })")
+    page.evaluate("() => { globalThis.first = open(); globalThis.second = open(); data(); }")
+    settle(page)
+    one = page.evaluate("alive.listeners + alive.observers + model.listening")
+    assert one > 8
+    assert page.evaluate("document.querySelectorAll('.wb').length") == 2
+    page.evaluate("first()")
+    settle(page)
+    assert page.evaluate("document.querySelectorAll('.wb').length") == 1
+    page.evaluate("second()")
+    settle(page)
+    assert page.evaluate("({ ...alive, model: model.listening })") == before
+    assert page.evaluate("document.body.children.length") == 0
+
+
+def test_a_view_asks_acknowledges_and_asks_again(page: Any) -> None:
+    page.evaluate("() => { globalThis.close = open(); }")
+    assert page.evaluate("model.sent")[0]["kind"] == "resync"
+    page.evaluate("data()")
+    seq = page.evaluate("model.sent.at(-1)")
+    assert seq["kind"] == "ack"
+    late = {
+        "wire": 1,
+        "kind": "delta",
+        "seq": 99,
+        "from": 98,
+        "tables": {},
+        "columns": [],
+        "bytes": 0,
+    }
+    page.evaluate("(m) => model.tell('msg:custom', m, [])", late)
+    again = page.evaluate("model.sent.at(-1)")
+    assert again["kind"] == "resync"
+    assert "98" in again["why"]
+
+
+def composite_only(page: Any) -> None:
+    if page.name != "composite":
+        pytest.skip("a gesture of the composite")
+
+
+def test_gestures_are_sent_answered_and_refused(page: Any) -> None:
+    composite_only(page)
+    page.evaluate("() => { globalThis.close = open(); data(); }")
+    settle(page)
+    page.focus(".wb-over")
+    page.keyboard.press("i")
+    sent = page.evaluate("model.sent.at(-1)")
+    assert (sent["kind"], sent["verb"]) == ("gesture", "pin")
+    page.wait_for_timeout(400)
+    assert "has not answered yet" in page.inner_text(".wb-banner"), "late after 300 ms"
+    page.evaluate("(id) => model.tell('msg:custom', { kind: 'answer', id, ok: true })", sent["id"])
+    settle(page)
+    assert not page.is_visible(".wb-banner")
+    page.keyboard.press("i")
+    sent = page.evaluate("model.sent.at(-1)")
+    refusal = {"kind": "answer", "id": sent["id"], "ok": False, "why": "it has gone"}
+    page.evaluate("(m) => model.tell('msg:custom', m)", refusal)
+    settle(page)
+    assert "it has gone" in page.inner_text(".wb-banner")
+
+
+def test_traits_go_both_ways(page: Any) -> None:
+    composite_only(page)
+    page.evaluate("() => { globalThis.close = open(); data(); }")
+    settle(page)
+    page.evaluate("model.set('at', 500)")
+    settle(page)
+    assert "step 500" in page.inner_text(".wb-step").replace("\u2009", "")
+    page.focus(".wb-over")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("model.get('at')") == 501
+    page.keyboard.press("u")
+    assert page.evaluate("model.get('axis')") == "steps"
+    page.evaluate("model.set('theme', 'dark')")
+    settle(page)
+    assert page.evaluate("getComputedStyle(document.querySelector('.wb')).colorScheme") == "dark"
+
+
+def test_prune_previews_before_it_acts(page: Any, tables: Tables) -> None:
+    composite_only(page)
+    page.evaluate("() => { globalThis.close = open(); data(); }")
+    settle(page)
+    page.focus(".wb-over")
+    page.keyboard.press("p")
+    settle(page)
+    sent = [m["verb"] for m in page.evaluate("model.sent") if m["kind"] == "gesture"]
+    effect = page.inner_text(".wb-say")
+    assert sent == [] if "would free" in effect else sent == ["prune"]
