@@ -7,6 +7,10 @@ from torch import Tensor
 
 from .contract import Sampled, SamplerRow
 
+HEAD = (
+    256  # most draws are decided among the likeliest: the whole vocabulary is sorted for the rest
+)
+
 
 def sample(
     logits: Tensor,
@@ -22,8 +26,8 @@ def sample(
     if mask is not None:
         logits = _masked(logits, mask)
     logprobs = torch.log_softmax(logits, -1)  # of the masked, unscaled distribution
-    probabilities = logprobs.exp()
-    entropy = torch.special.entr(probabilities).sum(-1)
+    # what is masked has probability 0: the clamp keeps 0 * -inf out
+    entropy = -(logprobs.exp() * logprobs.clamp_min(-1e30)).sum(-1)
     token = logits.argmax(-1)
     for r, row in enumerate(rows):
         if row.temperature > 0:
@@ -75,20 +79,60 @@ def _masked(logits: Tensor, mask: Tensor) -> Tensor:
 def _draw(logits: Tensor, row: SamplerRow, uniform: float) -> int:
     """Inverse of the cumulated distribution, most likely first, equal ones by id."""
     scaled = logits.double() / row.temperature
-    values, ids = scaled.sort(descending=True, stable=True)
-    keep = values > -torch.inf
+    total = float(torch.logsumexp(scaled, 0))
+    for count in (max(HEAD, row.top_k + 1), scaled.shape[0]):
+        values, ids = _largest(scaled, count)
+        k = row.top_k
+        whole = count >= scaled.shape[0] or (k > 0 and bool(values[k - 1] > values[-1]))
+        if not whole and k > 0:
+            continue  # equals go on behind the head: which of them are kept is not decided there
+        place = _place(values, row, uniform, None if whole else total)
+        if place is not None:
+            return int(ids[place])
+    raise AssertionError("the whole distribution always decides")
+
+
+def _largest(scaled: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest, equal ones by id (topk leaves their order open)."""
+    if count >= scaled.shape[0]:
+        return scaled.sort(descending=True, stable=True)
+    values, ids = scaled.topk(count, sorted=False)
+    ids, order = ids.sort()
+    values, order = values[order].sort(descending=True, stable=True)
+    return values, ids[order]
+
+
+def _place(values: Tensor, row: SamplerRow, uniform: float, total: float | None) -> int | None:
+    """Place among descending `values` that `uniform` falls on. With `total`, the log of the whole
+    distribution's sum, they are its head only: None where what lies behind could change the draw."""
+    live = int((values > -torch.inf).sum())
     if row.top_k > 0:
-        keep[row.top_k :] = False
-    probabilities = torch.softmax(values.masked_fill(~keep, -torch.inf), 0)
+        live = min(live, row.top_k)
+    values = values[:live]
+    share = torch.exp(values - total) if total is not None else torch.softmax(values, 0)
+    if total is not None:
+        # equal values may go on behind the head, in an order that the head does not know
+        decided = int((values > values[-1]).sum())
+        share = share[:decided]
+    kept: int | None = None if total is not None else len(share)
     if row.top_p < 1.0:
         # a token stays while what lies before it has not reached top_p; the first always stays
-        keep &= (probabilities.cumsum(0) - probabilities) < row.top_p
-        keep[0] = True
-        probabilities = torch.softmax(values.masked_fill(~keep, -torch.inf), 0)
-    if row.min_p > 0.0:
-        keep &= probabilities >= row.min_p * probabilities[0]
-        probabilities = torch.softmax(values.masked_fill(~keep, -torch.inf), 0)
-    cumulated = probabilities.cumsum(0)
-    place = int(torch.searchsorted(cumulated, uniform * float(cumulated[-1]), right=True))
-    last = int(keep.nonzero()[-1])
-    return int(ids[min(place, last)])
+        reached = torch.searchsorted(share.cumsum(0), row.top_p, right=False)
+        n = int(reached) + 1
+        if n <= len(share):
+            kept = n
+        elif total is not None:
+            return None
+    if row.min_p > 0.0 and len(share):
+        n = max(1, int((share >= row.min_p * share[0]).sum()))
+        if n < len(share) or kept is not None:
+            kept = min(n, kept) if kept is not None else n
+        else:
+            return None
+    cumulated = share[:kept].cumsum(0)
+    mass = float(cumulated[-1]) if kept is not None and len(cumulated) else 1.0
+    place = int(torch.searchsorted(cumulated, uniform * mass, right=True))
+    if place < len(cumulated):
+        return place
+    decided_by_rounding = kept is not None and len(cumulated) > 0
+    return len(cumulated) - 1 if decided_by_rounding else None
