@@ -122,6 +122,8 @@ def _ending(engine: "Engine", job: Generate, token: int, text: bytes) -> Ending 
         return (Finish.GRAMMAR, "the grammar allows nothing more")
     if until.max_tokens is not None and len(job.tokens) >= until.max_tokens:
         return (Finish.LENGTH, f"{until.max_tokens} tokens")
+    if branch.seen >= engine.limit:
+        return (Finish.LENGTH, f"the window of {engine.limit} tokens is full")
     return None
 
 

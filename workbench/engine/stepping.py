@@ -77,7 +77,7 @@ def _wishes(engine: "Engine", barred: set[int]) -> tuple[list[Generate], list[Ca
             continue
         if seq in barred:
             continue
-        if isinstance(job, Generate) and not branch.pending and branch.seen >= engine.limit:
+        if isinstance(job, Generate) and branch.seen >= engine.limit:
             job.finish(Finish.LENGTH, f"the window of {engine.limit} tokens is full")
             continue
         if branch.logits is not None and all(layer in branch.hidden for layer in job.hidden_layers):
