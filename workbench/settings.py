@@ -1,7 +1,7 @@
 """Settings of a session: asked for by a person, resolved once against the machine, out loud.
 
-Every "auto" is answered with a reason; the reasons go to the first cell, to `workbench doctor` and into
-the trace. Standard library only: the machine is probed without loading torch.
+Every "auto" is answered with a reason; the reasons go to the first cell, to `workbench doctor` and
+into the trace. Standard library only: the machine is probed without loading torch.
 """
 
 import ctypes
@@ -99,7 +99,9 @@ def fit(
 @cache
 def this_machine() -> Machine:
     return Machine(
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
         free_bytes=_free_bytes(),
         cuda_devices=_cuda_devices(),
         cupy=importlib.util.find_spec("cupy") is not None,

@@ -1,8 +1,8 @@
 """Grammars as token masks: JSON schema, regular expressions and Lark grammars through llguidance.
 
-Everything here implements the engine's `Matcher`: `fill` a mask row, `consume` what was sampled, roll back,
-copy. Masks are int32 words, little end first, bit set = allowed; they are applied by the engine's own
-sampling step and never by llguidance's tensor helpers.
+Everything here implements the engine's `Matcher`: `fill` a mask row, `consume` what was sampled,
+roll back, copy. Masks are int32 words, little end first, bit set = allowed; they are applied by
+the engine's own sampling step and never by llguidance's tensor helpers.
 """
 
 import json
@@ -116,18 +116,24 @@ class GrammarMatcher:
     def consume(self, token: int) -> None:
         if token in self._vocabulary.eos:
             if self._ended or not self.accepting:
-                raise GrammarError(f"{self._what}: the text is not whole yet, but an end token came")
+                raise GrammarError(
+                    f"{self._what}: the text is not whole yet, but an end token came"
+                )
             self._ended = True
             return
         if self._ended or not self._matcher.try_consume_tokens([token]):
-            raise GrammarError(f"{self._what}: token {token} {self._text(token)!r} is not allowed here")
+            raise GrammarError(
+                f"{self._what}: token {token} {self._text(token)!r} is not allowed here"
+            )
 
     def rollback(self, n: int) -> None:
         if n and self._ended:
             self._ended = False
             n -= 1
         if n and not self._matcher.rollback(n):
-            raise GrammarError(f"{self._what}: cannot take back {n} tokens: {self._matcher.get_error()}")
+            raise GrammarError(
+                f"{self._what}: cannot take back {n} tokens: {self._matcher.get_error()}"
+            )
 
     def copy(self) -> "GrammarMatcher":
         twin = object.__new__(GrammarMatcher)
@@ -159,7 +165,8 @@ def lark(vocabulary: Vocabulary, text: str) -> GrammarMatcher:
 def json_schema(
     vocabulary: Vocabulary, schema: Schema, *, depth: int | None = None
 ) -> GrammarMatcher:
-    """JSON of `schema`, compact separators. `depth` unrolls recursive `$ref`s to that many levels."""
+    """JSON of `schema`, compact separators. `depth` unrolls recursive `$ref`s to that many
+    levels."""
     grammar = compile_schema(schema if depth is None else unroll(schema, depth))
     return GrammarMatcher(vocabulary, grammar, "JSON schema")
 
@@ -218,8 +225,8 @@ def _children(schema: Schema) -> list[tuple[str, Any]]:
 def unroll(schema: Schema, depth: int) -> dict[str, Any]:
     """The schema without `$ref`s: each recursive one is followed `depth` times, then left out.
 
-    Optional properties and alternatives that would go deeper are dropped, lists of them are empty. A
-    bounded grammar keeps the compiler finite and tells a view the greatest depth.
+    Optional properties and alternatives that would go deeper are dropped, lists of them are empty.
+    A bounded grammar keeps the compiler finite and tells a view the greatest depth.
     """
     definitions = {
         f"#/{home}/{name}": body
@@ -228,7 +235,9 @@ def unroll(schema: Schema, depth: int) -> dict[str, Any]:
     } | {"#": {k: v for k, v in schema.items() if k not in ("$defs", "definitions")}}
     flat = _expand(definitions["#"], definitions, {"#": 1}, depth)
     if flat is None:
-        raise GrammarError(f"JSON schema: nothing is left of it at depth {depth}; allow more levels")
+        raise GrammarError(
+            f"JSON schema: nothing is left of it at depth {depth}; allow more levels"
+        )
     return flat
 
 
@@ -238,7 +247,9 @@ def _expand(
     if "$ref" in part:
         name = part["$ref"]
         if name not in definitions:
-            raise GrammarError(f"JSON schema: $ref {name!r} points nowhere; known: {sorted(definitions)}")
+            raise GrammarError(
+                f"JSON schema: $ref {name!r} points nowhere; known: {sorted(definitions)}"
+            )
         if seen.get(name, 0) >= depth:
             return None
         return _expand(definitions[name], definitions, {**seen, name: seen.get(name, 0) + 1}, depth)

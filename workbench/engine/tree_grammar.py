@@ -1,13 +1,15 @@
-"""The grammar of a Thread-2 tree (2507.16784), aware of depth, structure and content tokenised apart.
+"""The grammar of a Thread-2 tree (2507.16784), aware of depth, structure and content tokenised
+apart.
 
     {"reasoning":[TASK,…],"answer":"…"}
     TASK = {"thought":"…"[,"tooluse":{"tool_name":"…","parameters":{…},"tool_result":…}]
             [,"subtasks":[TASK,…]],"conclusion":"…"}
 
-Fields stand in this order and are absent when null; separators are compact. Each piece of structure is
-the tokenizer's own encoding of that piece, so no token straddles a list's bracket and a prune boundary is
-a token boundary. After a task's `]` only `conclusion` is legal, `answer` only at the root. Parameters are
-typed by the tool's schema; `tool_result` is any JSON value, put in by the runtime.
+Fields stand in this order and are absent when null; separators are compact. Each piece of
+structure is the tokenizer's own encoding of that piece, so no token straddles a list's bracket and
+a prune boundary is a token boundary. After a task's `]` only `conclusion` is legal, `answer` only
+at the root. Parameters are typed by the tool's schema; `tool_result` is any JSON value, put in by
+the runtime.
 """
 
 from collections.abc import Sequence
@@ -131,7 +133,9 @@ class TreeGrammar:
 
     def _after(self, head: list[str], depth: int) -> list[Rule]:
         down = [*head, "subtasks", '":', "[", '{"', "thought", '":"']
-        deeper = [self._rule(down, Place.THOUGHT, depth + 1)] if depth < self.shape.max_depth else []
+        deeper = (
+            [self._rule(down, Place.THOUGHT, depth + 1)] if depth < self.shape.max_depth else []
+        )
         return [*deeper, self._rule([*head, "conclusion", '":"'], Place.CONCLUSION, depth)]
 
     def _calls(self, depth: int) -> list[Rule]:
@@ -147,10 +151,11 @@ class TreeGrammar:
 
 
 class TreeMatcher:
-    """Follows the full emitted stream of one tree, tool results included; what is pruned does not matter.
+    """Follows the full emitted stream of one tree, tool results included; what is pruned does not
+    matter.
 
-    States are values, so that a copy or a rollback of any length is cheap; the live llguidance matcher
-    inside a JSON value is rebuilt from the value's few tokens where it does not fit.
+    States are values, so that a copy or a rollback of any length is cheap; the live llguidance
+    matcher inside a JSON value is rebuilt from the value's few tokens where it does not fit.
     """
 
     def __init__(self, grammar: TreeGrammar, history: Sequence[State] = (State(),)) -> None:
@@ -291,7 +296,8 @@ _TAIL1, _TAIL2, _TAIL3, _AFTER_E0, _AFTER_ED, _AFTER_F0, _AFTER_F4, _DEAD = rang
 
 @cache
 def _automaton() -> NDArray[np.uint8]:
-    """next[state, byte] over the inside of a JSON string: escapes, and UTF-8 without its bad forms."""
+    """next[state, byte] over the inside of a JSON string: escapes, and UTF-8 without its bad
+    forms."""
     table: NDArray[np.uint8] = np.full((15, 256), _DEAD, dtype=np.uint8)
     table[_NORMAL, 0x20:0x80] = _NORMAL
     table[_NORMAL, ord('"')] = _DEAD

@@ -8,8 +8,8 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def extract_answer(text: str) -> str:
-    """What stands in the last `\\boxed{…}`, else behind the last `answer`, else the last number, else
-    the last line that is not blank."""
+    """What stands in the last `\\boxed{…}`, else behind the last `answer`, else the last number,
+    else the last line that is not blank."""
     boxed = _BOXED.findall(text)
     if boxed:
         return str(boxed[-1]).strip()

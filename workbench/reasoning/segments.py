@@ -5,8 +5,8 @@ from workbench.words import Field, NodeKind, SeqId
 
 
 class StepTracker:
-    """`push` each token of one branch in order; a step opens with its first token and is closed by the
-    token that brings a blank line, or by `end`."""
+    """`push` each token of one branch in order; a step opens with its first token and is closed by
+    the token that brings a blank line, or by `end`."""
 
     def __init__(self, tree: Tree, parent: Node, seq: SeqId) -> None:
         self.tree, self.parent, self.seq = tree, parent, seq
@@ -23,9 +23,9 @@ class StepTracker:
             self._step = self.tree.open(self.parent, NodeKind.STEP, self.seq, index)
             self._start = len(self._bytes)
         self._bytes += text
-        if b"\n\n" in self._bytes[max(self._start, len(self._bytes) - len(text) - 1) :]:
-            if self._bytes[self._start :].strip():
-                self._close(index + 1)
+        news = self._bytes[max(self._start, len(self._bytes) - len(text) - 1) :]
+        if b"\n\n" in news and self._bytes[self._start :].strip():
+            self._close(index + 1)
 
     def end(self, index: int) -> str:
         """The stream ended before token `index`; the whole text."""

@@ -1,7 +1,8 @@
-"""What a strategy is: an asynchronous function from a task to an answer, with a dataclass of parameters.
+"""What a strategy is: an asynchronous function from a task to an answer, with a dataclass of
+parameters.
 
-A strategy speaks to the runtime through its `Context`: the engine's verbs bound to one request, the tree,
-tools, notes and budgets. It never sees tensors of the pool, threads or the recorder.
+A strategy speaks to the runtime through its `Context`: the engine's verbs bound to one request,
+the tree, tools, notes and budgets. It never sees tensors of the pool, threads or the recorder.
 """
 
 import dataclasses
@@ -33,7 +34,8 @@ from workbench.words import Finish, NodeId, Origin, PruneMode, SeqId
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """What is asked. `ids` is the prompt as tokens, chat template applied, where somebody fixed it."""
+    """What is asked. `ids` is the prompt as tokens, chat template applied, where somebody fixed
+    it."""
 
     prompt: str
     tools: tuple[Tool, ...] = ()
@@ -52,7 +54,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a stretch of work may spend at most. None: no limit of its own; outer ones still hold."""
+    """What a stretch of work may spend at most. None: no limit of its own; outer ones still
+    hold."""
 
     sampled: int | None = None  # tokens
     computed: int | None = None  # tokens run through the net, re-encoded ones included
@@ -97,7 +100,12 @@ class Context(Protocol):
     ) -> Any: ...
     async def fork(self, branch: Any, n: int = 1, *, at: int | None = None) -> list[Any]: ...
     async def feed(
-        self, branch: Any, what: str | Sequence[int], *, origin: Origin = Origin.FED, want: Want = NOTHING
+        self,
+        branch: Any,
+        what: str | Sequence[int],
+        *,
+        origin: Origin = Origin.FED,
+        want: Want = NOTHING,
     ) -> Fed: ...
     async def decode(
         self,
@@ -123,7 +131,9 @@ class Context(Protocol):
 
     # services
     def has_adapter(self, name: str) -> bool: ...
-    def tree_matcher(self, tools: Sequence[Tool], max_depth: int, max_text: int | None) -> Matcher: ...
+    def tree_matcher(
+        self, tools: Sequence[Tool], max_depth: int, max_text: int | None
+    ) -> Matcher: ...
     async def tool(
         self, node: Node, branch: Any, tool: Tool | None, name: str, arguments: Any
     ) -> Outcome: ...
@@ -133,7 +143,8 @@ class Context(Protocol):
 
 @dataclass(frozen=True)
 class Strategy:
-    """Subclasses are frozen dataclasses; each field is a parameter with a default, shown in forms."""
+    """Subclasses are frozen dataclasses; each field is a parameter with a default, shown in
+    forms."""
 
     name: ClassVar[str] = ""
 
@@ -143,8 +154,9 @@ class Strategy:
     async def go_on(
         self, ctx: Context, task: Task, branch: Any, start: int, at: int | None = None
     ) -> Answer:
-        """Continue from a branch whose stream [start, …) was produced before: a fork or an edit that
-        left its parent's stream before token `at`, or (None) a killed run that was fed again."""
+        """Continue from a branch whose stream [start, …) was produced before: a fork or an edit
+        that left its parent's stream before token `at`, or (None) a killed run that was fed
+        again."""
         raise NotImplementedError(
             f"strategy {self.name!r} cannot go on from a branch; tim and chain can"
         )
@@ -182,7 +194,9 @@ def make_strategy(name: str, params: Mapping[str, Any]) -> Strategy:
     values = {}
     for key, value in params.items():
         if key not in known:
-            raise UnknownStrategy(f"strategy {name!r} has no parameter {key!r}; {_near(key, known)}")
+            raise UnknownStrategy(
+                f"strategy {name!r} has no parameter {key!r}; {_near(key, known)}"
+            )
         values[key] = _read(value, known[key], f"{name}.{key}")
     return cls(**values)
 
@@ -196,10 +210,16 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
 
 def _read(value: Any, hint: Any, where: str) -> Any:
     """`value` as the type `hint`. Raises UnknownStrategy where it is none."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    options = (
+        typing.get_args(hint)
+        if typing.get_origin(hint) in (types.UnionType, typing.Union)
+        else (hint,)
+    )
     for option in options:
         if option is type(None):
-            if value is None or (isinstance(value, str) and value.lower() in ("none", "inf", "null")):
+            if value is None or (
+                isinstance(value, str) and value.lower() in ("none", "inf", "null")
+            ):
                 return None
         elif typing.get_origin(option) is typing.Literal:
             if value in typing.get_args(option):
@@ -213,8 +233,10 @@ def _read(value: Any, hint: Any, where: str) -> Any:
             try:
                 if option is str and isinstance(value, str):
                     return value
-                if option is not str and not isinstance(value, bool) and option(value) == (
-                    value if not isinstance(value, str) else option(value)
+                if (
+                    option is not str
+                    and not isinstance(value, bool)
+                    and option(value) == (value if not isinstance(value, str) else option(value))
                 ):
                     return option(value)
             except (TypeError, ValueError):

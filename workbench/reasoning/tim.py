@@ -1,8 +1,9 @@
 """TIM: a Thread-2 tree grown inside one request, whose finished lists leave the working memory.
 
-After 2507.16784. Depth first, one stream: thought, a tool call answered inside, subtasks, conclusion. When
-a subtask list is finished it is queued; while the queue is longer than `threshold`, the oldest list is
-pruned (FIFO). The grammar, the tree and stop conditions follow the full emitted text.
+After 2507.16784. Depth first, one stream: thought, a tool call answered inside, subtasks,
+conclusion. When a subtask list is finished it is queued; while the queue is longer than
+`threshold`, the oldest list is pruned (FIFO). The grammar, the tree and stop conditions follow the
+full emitted text.
 """
 
 from collections import deque
@@ -20,15 +21,17 @@ from workbench.words import Field, Finish, NodeKind, Origin, PruneMode
 PILOT = "tim-smollm2"
 INSTRUCTIONS = (
     'Think as JSON: {"reasoning":[TASK,...],"answer":"..."}. A TASK has "thought", then "tooluse"'
-    ' {"tool_name","parameters","tool_result"} or "subtasks" [TASK,...] where useful, then "conclusion".'
+    ' {"tool_name","parameters","tool_result"} or "subtasks" [TASK,...] where useful,'
+    ' then "conclusion".'
 )
 
 
 @register
 @dataclass(frozen=True)
 class Tim(Strategy):
-    """`threshold`: finished lists kept in memory, None for all of them. `adapter`: a LoRA of the model's
-    that knows the form of trees, used where it is loaded; without one the model is told in words."""
+    """`threshold`: finished lists kept in memory, None for all of them. `adapter`: a LoRA of the
+    model's that knows the form of trees, used where it is loaded; without one the model is told in
+    words."""
 
     name: ClassVar[str] = "tim"
     threshold: int | None = 0
@@ -57,7 +60,8 @@ class Tim(Strategy):
         return await _Growth(self, ctx, task, branch, start, at).run()
 
     def prompt(self, ctx: Context, task: Task, adapter: str | None) -> list[int]:
-        """The adapter was trained on bare ChatML turns, without the template's default system text."""
+        """The adapter was trained on bare ChatML turns, without the template's default system
+        text."""
         if adapter is not None:
             turn = f"<|im_start|>user\n{task.prompt}<|im_end|>\n<|im_start|>assistant\n"
             return ctx.encode(turn)
@@ -73,8 +77,10 @@ class Tim(Strategy):
 
     def objection(self, ctx: Context, task: Task, emitted: Sequence[int]) -> str:
         matcher = self.matcher(ctx, task)
+        if matcher is None:
+            return ""
         try:
-            for token in emitted if matcher is not None else ():
+            for token in emitted:
                 matcher.consume(token)
         except ValueError as error:
             return str(error)

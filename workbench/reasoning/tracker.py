@@ -1,7 +1,8 @@
 """Reads a Thread-2 tree out of a stream of tokens while it is being written.
 
-An incremental JSON reader that knows the places of the tree's fields. It follows the full emitted text
-and has never heard of pruning or of the grammar: at the end the tree equals `json.loads` of the text.
+An incremental JSON reader that knows the places of the tree's fields. It follows the full emitted
+text and has never heard of pruning or of the grammar: at the end the tree equals `json.loads` of
+the text.
 """
 
 import json
@@ -129,9 +130,8 @@ class TreeTracker:
         return self._progress
 
     def _byte(self, byte: int) -> None:
-        if self._value is not None:
-            if self._read(self._value, byte):
-                return
+        if self._value is not None and self._read(self._value, byte):
+            return
         if byte in _SPACE:
             return
         if self._done:
@@ -273,4 +273,6 @@ class TreeTracker:
     def _wrong(self, wanted: str, byte: int) -> TreeTextError:
         where = self._levels[-1].node.path if self._levels else ""
         came = bytes([byte]).decode("latin-1")
-        return TreeTextError(f"token {self._index}, node {where!r}: {wanted} is wanted, {came!r} came")
+        return TreeTextError(
+            f"token {self._index}, node {where!r}: {wanted} is wanted, {came!r} came"
+        )

@@ -1,7 +1,7 @@
 """A reasoning tree as it grows: nodes, their spans in the stream, and the colours of their owners.
 
-A tree belongs to one request and may lie on several branches. It never looks at memory: spans are stream
-indexes, which a prune does not shift. Every change is told as an event.
+A tree belongs to one request and may lie on several branches. It never looks at memory: spans are
+stream indexes, which a prune does not shift. Every change is told as an event.
 """
 
 from collections import Counter
@@ -25,7 +25,8 @@ TITLE = 80  # characters
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One node. `first` and `last` bound its text, its children's included; `last` is None while open."""
+    """One node. `first` and `last` bound its text, its children's included; `last` is None while
+    open."""
 
     id: NodeId
     parent: "Node | None"
@@ -52,7 +53,8 @@ class Node:
         return self.last is None
 
     def unpinned(self) -> list[tuple[int, int]]:
-        """The contents of its subtask list without the pinned nodes in it: what a prune may remove."""
+        """The contents of its subtask list without the pinned nodes in it: what a prune may
+        remove."""
         node: Node | None = self
         while node is not None:
             if node.pinned:
@@ -84,8 +86,8 @@ class Palette:
         self._given = 0  # places of the cycle passed so far, skipped ones included
 
     def next(self, resident: Mapping[int, int]) -> tuple[int, int]:
-        """Colour and lap for a new top-level subtree. `resident`: tokens in memory by colour, all of
-        them (neutral ones under 0)."""
+        """Colour and lap for a new top-level subtree. `resident`: tokens in memory by colour, all
+        of them (neutral ones under 0)."""
         total = sum(resident.values())
         for skip in range(COLOURS):
             place = self._given + skip
@@ -106,7 +108,8 @@ def _only_task(node: Node) -> bool:
 class Tree:
     """Opens and closes nodes, assigns owners, remembers which token belongs to whom.
 
-    `resident(seq)` gives the stream indexes in memory; it is asked only when a top-level subtree is born.
+    `resident(seq)` gives the stream indexes in memory; it is asked only when a top-level subtree
+    is born.
     """
 
     def __init__(
@@ -125,11 +128,18 @@ class Tree:
         self._owners: dict[SeqId, list[tuple[int, int]]] = {}  # (first token, colour), ascending
 
     def open(
-        self, parent: Node | None, kind: NodeKind, seq: SeqId, index: int, *, path: str | None = None
+        self,
+        parent: Node | None,
+        kind: NodeKind,
+        seq: SeqId,
+        index: int,
+        *,
+        path: str | None = None,
     ) -> Node:
-        """A node whose text begins at stream token `index` of `seq`. A child of a root or of a branch
-        without owner begins a subtree of its own colour; so do the children of a root's only child, as
-        the one task that holds all others would paint the whole run in its colour."""
+        """A node whose text begins at stream token `index` of `seq`. A child of a root or of a
+        branch without owner begins a subtree of its own colour; so do the children of a root's
+        only child, as the one task that holds all others would paint the whole run in its
+        colour."""
         if path is None:
             path = "" if parent is None else self._path(parent, kind)
         owner, lap = (0, 0) if parent is None else (parent.owner, parent.lap)
@@ -189,8 +199,11 @@ class Tree:
             resident=lambda seq: (),
         )
 
-    def graft(self, other: "Tree", chain: Sequence[Node], seq: SeqId, parent: SeqId, at: int) -> None:
-        """Take over a scratch tree read from a fork `seq` of `parent` made before stream token `at`.
+    def graft(
+        self, other: "Tree", chain: Sequence[Node], seq: SeqId, parent: SeqId, at: int
+    ) -> None:
+        """Take over a scratch tree read from a fork `seq` of `parent` made before stream token
+        `at`.
 
         `chain` are its open nodes from the root down: they go on under new ids below a node for the
         branch. Closed ones are those of the parent: they take their ids.

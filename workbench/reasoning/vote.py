@@ -1,4 +1,5 @@
-"""Majority vote (self-consistency, 2203.11171): n forks of one prefill, the most frequent answer."""
+"""Majority vote (self-consistency, 2203.11171): n forks of one prefill, the most frequent
+answer."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from workbench.words import Finish, NodeKind
 @register
 @dataclass(frozen=True)
 class Vote(Strategy):
-    """`n` voters. Among answers with equal counts the one that came first in order of voters wins."""
+    """`n` voters. Among answers with equal counts the one that came first in order of voters
+    wins."""
 
     name: ClassVar[str] = "vote"
     n: int = 8
@@ -34,7 +36,9 @@ class Vote(Strategy):
         root = open_root(ctx, task, trunk, len(ids))
         voters = await ctx.fork(trunk, self.n)
         nodes = [ctx.tree.open(root, NodeKind.BRANCH, v.seq, len(ids)) for v in voters]
-        steps = {v.seq: StepTracker(ctx.tree, node, v.seq) for v, node in zip(voters, nodes, strict=True)}
+        steps = {
+            v.seq: StepTracker(ctx.tree, node, v.seq) for v, node in zip(voters, nodes, strict=True)
+        }
         decoded = await ctx.decode(
             voters,
             until=Until(max_tokens=self.max_tokens),

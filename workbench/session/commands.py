@@ -1,4 +1,5 @@
-"""Commands that need to know nodes, strategies or texts: obeyed here, at the engine's safe points."""
+"""Commands that need to know nodes, strategies or texts: obeyed here, at the engine's safe
+points."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -47,7 +48,9 @@ class Obey:
         ctx, node = self._node(command.node)
         branch = self._branch(node.seq)[2]
         if node.open and node.span is None:
-            raise Refused(f"node {node.path!r} is still open; its list can be pruned once it is closed")
+            raise Refused(
+                f"node {node.path!r} is still open; its list can be pruned once it is closed"
+            )
         if node.span is None:
             raise Refused(f"node {node.path!r} has no subtask list; prune one that has")
         spans = node.unpinned()
@@ -94,7 +97,9 @@ class Obey:
         if why:
             raise Refused(f"the strategy cannot go on from there: {why}")
         chosen = () if token is None else (token,)
-        seq = await self._branch_off(run, ctx, branch, command.index, chosen, strategy, command.seed)
+        seq = await self._branch_off(
+            run, ctx, branch, command.index, chosen, strategy, command.seed
+        )
         return {"seq": int(seq), "token": token}
 
     async def _edit(self, command: EditText) -> Mapping[str, Any]:
@@ -127,7 +132,8 @@ class Obey:
         seed: int | None,
         is_edit: bool = False,
     ) -> SeqId:
-        """A child that shares the stream before `at`, `tokens` put behind it, on its way to an answer."""
+        """A child that shares the stream before `at`, `tokens` put behind it, on its way to an
+        answer."""
         beside = ctx.beside(seed)
         [child] = await beside.fork(branch, 1, at=at)
         if tokens:
@@ -173,7 +179,9 @@ class Obey:
                 if branch is None:
                     continue
                 if branch.gone is not None:
-                    raise Refused(f"branch {seq} is gone ({branch.gone}); its memory was given back")
+                    raise Refused(
+                        f"branch {seq} is gone ({branch.gone}); its memory was given back"
+                    )
                 return run, ctx, branch
         raise Refused(f"there is no branch {seq}")
 
@@ -183,4 +191,5 @@ def _other(strategy: Strategy, temperature: float | None) -> Strategy:
         return strategy
     if "temperature" not in {field.name for field in fields(strategy)}:
         raise Refused(f"strategy {strategy.name!r} has no temperature; fork without one")
-    return replace(strategy, **{"temperature": temperature})
+    changes: dict[str, Any] = {"temperature": temperature}
+    return replace(strategy, **changes)

@@ -1,4 +1,5 @@
-"""The runtime as one run's strategy sees it: the engine's verbs bound to its request, and services."""
+"""The runtime as one run's strategy sees it: the engine's verbs bound to its request, and
+services."""
 
 import json
 import time
@@ -98,7 +99,8 @@ class RunContext:
         self._draw_seed: int | None = None
 
     def beside(self, seed: int | None) -> "RunContext":
-        """A context for a fork of this run: same request, tree and budgets; `seed` for its draws."""
+        """A context for a fork of this run: same request, tree and budgets; `seed` for its
+        draws."""
         twin = RunContext(
             self.engine, self.texts, request=self.request, tree=self.tree, seed=self.seed,
             calls=self._calls, tool_timeout=self._tool_timeout, tool_chars=self._tool_chars,
@@ -261,8 +263,8 @@ class RunContext:
 
     @contextmanager
     def budget(self, **limits: float) -> Iterator[None]:
-        """Within the block no more than `limits` is spent; blocks nest. Raises BudgetSpent at the next
-        verb once one is used up. Keys: sampled, computed, scorer, seconds, pages."""
+        """Within the block no more than `limits` is spent; blocks nest. Raises BudgetSpent at the
+        next verb once one is used up. Keys: sampled, computed, scorer, seconds, pages."""
         spent = self.spent
         frame = _Frame(
             make_budget(limits), spent.sampled, spent.computed, spent.scorer, time.perf_counter()
@@ -324,5 +326,3 @@ def make_budget(limits: Mapping[str, Any]) -> Budget:
             raise ValueError(f"budget {name}: more than 0 is wanted, {value} came")
         values[name] = number if name == "seconds" else int(number)
     return Budget(**values)
-
-

@@ -1,4 +1,5 @@
-"""A killed run taken up again: its stream is fed as recorded, its prunes are done again where they were."""
+"""A killed run taken up again: its stream is fed as recorded, its prunes are done again where they
+were."""
 
 import json
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 from workbench.engine.sequence import Branch
 from workbench.events import (
     BranchOpened,
+    Event,
     Pruned,
     RequestEnded,
     RequestOpened,
@@ -42,7 +44,9 @@ class Recording:
     @classmethod
     def read(cls, trace: Trace) -> "Recording":
         """Raises TraceError where there is nothing to resume."""
-        ended = {event.request for event in trace.events(RequestEnded) if event.finish != "cancelled"}
+        ended = {
+            event.request for event in trace.events(RequestEnded) if event.finish != "cancelled"
+        }
         opened = [event for event in trace.events(RequestOpened) if event.request not in ended]
         if not opened:
             raise TraceError(f"{trace!r}: an unfinished run is wanted, all of its runs have ended")
@@ -52,7 +56,12 @@ class Recording:
             raise TraceError(f"{trace!r}: the run had not opened a branch yet; start it anew")
         prompt, pieces = _stream(trace, branches[0].seq)
         return cls(
-            request.strategy, json.loads(request.params), request.title, request.seed, prompt, pieces
+            request.strategy,
+            json.loads(request.params),
+            request.title,
+            request.seed,
+            prompt,
+            pieces,
         )
 
 
@@ -66,7 +75,7 @@ def _stream(trace: Trace, seq: int) -> tuple[tuple[int, ...], tuple[Piece, ...]]
             pieces.append(Piece(Origin.SAMPLED, tuple(sampled)))
             sampled.clear()
 
-    for event in trace.events():
+    for event in trace.events(Event):
         match event:
             case TokenSampled() if event.seq == seq:
                 sampled.append(event.token)

@@ -1,4 +1,5 @@
-"""A run as a notebook holds it: wait for it, steer it, ask it. Every method returns at once but `wait`."""
+"""A run as a notebook holds it: wait for it, steer it, ask it. Every method returns at once but
+`wait`."""
 
 import asyncio
 import json
@@ -101,8 +102,9 @@ class Run:
         return self.future.done()
 
     def wait(self, timeout: float | None = None) -> Result:
-        """Block until the run has ended. Ctrl-C cancels the run, keeps what was recorded and goes up.
-        Raises RunFailed when an error ended it, TimeoutError when it still runs after `timeout` s."""
+        """Block until the run has ended. Ctrl-C cancels the run, keeps what was recorded and goes
+        up. Raises RunFailed when an error ended it, TimeoutError when it still runs after
+        `timeout` s."""
         left = timeout
         try:
             while True:
@@ -172,8 +174,8 @@ class Run:
         temperature: float | None = None,
         seed: int | None = None,
     ) -> Fork:
-        """A second branch from stream token `token` on: with the `rank`-th most probable token recorded
-        there (0 is the best), the token id `choose`, or, with neither, drawn anew."""
+        """A second branch from stream token `token` on: with the `rank`-th most probable token
+        recorded there (0 is the best), the token id `choose`, or, with neither, drawn anew."""
         branch = self.main if seq is None else seq
         if branch is None:
             raise RunFailed("the run has not begun yet; wait for its first token")
@@ -207,7 +209,8 @@ class Run:
         return dict(self.contexts[0].tree.nodes) if self.contexts else {}
 
     def node(self, path: str) -> Node:
-        """The node at a path such as "4.2" of the first branch; KeyError with those that there are."""
+        """The node at a path such as "4.2" of the first branch; KeyError with those that there
+        are."""
         found = [node for node in self.nodes.values() if node.path == path]
         if not found:
             known = ", ".join(sorted({n.path for n in self.nodes.values() if n.path})[:12])

@@ -1,4 +1,5 @@
-"""A session: one model, one pool, one recorder; runs share them. All of it works on the session's thread."""
+"""A session: one model, one pool, one recorder; runs share them. All of it works on the session's
+thread."""
 
 import asyncio
 import atexit
@@ -187,7 +188,8 @@ class Session:
         **params: Any,
     ) -> Run:
         """Start a strategy on a prompt; returns at once. `params` are the fields of the strategy's
-        dataclass, `ids` a prompt that is tokenised already. Raises ValueError for what is unknown."""
+        dataclass, `ids` a prompt that is tokenised already. Raises ValueError for what is
+        unknown."""
         chosen = make_strategy(strategy, params) if isinstance(strategy, str) else strategy
         if not prompt.strip() and ids is None:
             raise ValueError("the prompt is empty; a question or an instruction is wanted")
@@ -199,8 +201,9 @@ class Session:
         return run
 
     def resume(self, path: str | Path, tools: Sequence[Tool] = ()) -> Run:
-        """Go on where the killed run in a trace stopped: its tokens are fed again, none is sampled twice.
-        Tools are not in a trace: give them again. A run without tools in memory records here anew."""
+        """Go on where the killed run in a trace stopped: its tokens are fed again, none is sampled
+        twice. Tools are not in a trace: give them again. A run without tools in memory records
+        here anew."""
         recording = Recording.read(Trace.open(path))
         strategy = make_strategy(recording.strategy, recording.params)
         task = Task(recording.title, tuple(tools), recording.prompt)
@@ -212,7 +215,10 @@ class Session:
     async def _drive(self, run: Run, recording: Recording | None) -> None:
         engine = self.engine
         request = engine.new_request(
-            title=run.title, strategy=run.strategy.name, params=params_json(run.strategy), seed=run.seed
+            title=run.title,
+            strategy=run.strategy.name,
+            params=params_json(run.strategy),
+            seed=run.seed,
         )
         ctx = self._context(run, request)
         run.contexts.append(ctx)
@@ -248,18 +254,24 @@ class Session:
             return await run.strategy.run(ctx, run.task)
         adapter = run.strategy.adapter if isinstance(run.strategy, Tim) else None
         known = adapter if adapter and ctx.has_adapter(adapter) else None
-        branch = await ctx.open(recording.prompt, adapter=known, scale=getattr(run.strategy, "scale", 1.0))
+        branch = await ctx.open(
+            recording.prompt, adapter=known, scale=getattr(run.strategy, "scale", 1.0)
+        )
         await refeed(ctx, branch, recording)
         return await run.strategy.go_on(ctx, run.task, branch, len(recording.prompt))
 
     def _context(self, run: Run, request: RequestId) -> RunContext:
         engine = self.engine
-        tree = run.contexts[0].tree if run.contexts else Tree(
-            request,
-            emit=engine.emit,
-            step=lambda: engine.now,
-            new_id=lambda: next(self._node_ids),
-            resident=lambda seq: engine.memory.branches[seq].resident,
+        tree = (
+            run.contexts[0].tree
+            if run.contexts
+            else Tree(
+                request,
+                emit=engine.emit,
+                step=lambda: engine.now,
+                new_id=lambda: next(self._node_ids),
+                resident=lambda seq: engine.memory.branches[seq].resident,
+            )
         )
         return RunContext(
             engine, self.texts, request=request, tree=tree, seed=run.seed, calls=self._calls
@@ -288,9 +300,7 @@ class Session:
             for seq, branch in ctx.branches.items():
                 ctx.tree.close_all(len(branch.tokens), seq)
 
-    async def _within(
-        self, run: Run, ctx: RunContext, work: Coroutine[Any, Any, Answer]
-    ) -> Answer:
+    async def _within(self, run: Run, ctx: RunContext, work: Coroutine[Any, Any, Answer]) -> Answer:
         with ctx.budget(**run.budget):
             return await work
 
@@ -376,5 +386,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-

@@ -1,4 +1,5 @@
-"""What can be asked and checked: problem families, each with the work that a right run would show."""
+"""What can be asked and checked: problem families, each with the work that a right run would
+show."""
 
 from workbench.tasks.catalogue import demo_chain, right, task
 from workbench.tasks.gold import Problem

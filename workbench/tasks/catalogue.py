@@ -49,7 +49,8 @@ DEMO_GAPS = (30,)
 
 
 def right(problem: Problem, answer: str) -> bool:
-    """Whether `answer` is the problem's, spaces and case aside; a number may stand in a sentence."""
+    """Whether `answer` is the problem's, spaces and case aside; a number may stand in a
+    sentence."""
     said, wanted = _plain(answer), _plain(problem.answer)
     if said == wanted:
         return True

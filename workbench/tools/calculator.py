@@ -18,7 +18,10 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
-_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs, "min": min, "max": max, "round": round, "sqrt": math.sqrt, "gcd": math.gcd,
     "floor": math.floor, "ceil": math.ceil, "log": math.log, "exp": math.exp,
@@ -49,7 +52,9 @@ class Calculator:
 
 def evaluate(expression: str, max_chars: int = 400) -> int | float:
     if len(expression) > max_chars:
-        raise ToolError(f"an expression of at most {max_chars} characters is wanted, {len(expression)} came")
+        raise ToolError(
+            f"an expression of at most {max_chars} characters is wanted, {len(expression)} came"
+        )
     try:
         tree = ast.parse(expression.strip(), mode="eval")
         value = _value(tree.body)
@@ -86,9 +91,9 @@ def _value(node: ast.expr) -> int | float:
 
 
 def _check_power(base: int | float, exponent: int | float) -> None:
-    if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        if base.bit_length() * exponent > MAX_BITS:
-            raise ToolError(f"{base} ** {exponent} has more than {MAX_BITS} bits")
+    whole = isinstance(base, int) and isinstance(exponent, int) and exponent > 0
+    if whole and int(base).bit_length() * int(exponent) > MAX_BITS:
+        raise ToolError(f"{base} ** {exponent} has more than {MAX_BITS} bits")
 
 
 def _bounded(value: Any) -> int | float:

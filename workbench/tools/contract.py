@@ -1,4 +1,5 @@
-"""What a tool owes, and the one way by which it is called: bounded in time and size, never raising."""
+"""What a tool owes, and the one way by which it is called: bounded in time and size, never
+raising."""
 
 import asyncio
 import json
@@ -27,7 +28,8 @@ class Tool(Protocol):
     def parameters(self) -> Mapping[str, Any]: ...
 
     def __call__(self, **arguments: Any) -> Any:
-        """A JSON value. May block; it runs on a thread of its own. Raises ToolError to say why not."""
+        """A JSON value. May block; it runs on a thread of its own. Raises ToolError to say why
+        not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Outcome:
 
 
 def compact(value: object) -> str:
-    """JSON without spaces. Raises ValueError for what JSON cannot say (NaN, half a surrogate pair)."""
+    """JSON without spaces. Raises ValueError for what JSON cannot say (NaN, half a surrogate
+    pair)."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     text.encode("utf-8")
     return text
@@ -55,12 +58,14 @@ async def invoke(
     timeout: float = TIMEOUT,
     max_chars: int = MAX_CHARS,
 ) -> Outcome:
-    """Call `tool`. Whatever goes wrong (no such tool, wrong arguments, a raise, a hang, a result that is
-    too large or no JSON) is an outcome with an `error` object."""
+    """Call `tool`. Whatever goes wrong (no such tool, wrong arguments, a raise, a hang, a result
+    that is too large or no JSON) is an outcome with an `error` object."""
     if tool is None:
         return failure("there is no tool of that name")
     if not isinstance(arguments, Mapping):
-        return failure(f"{tool.name}: an object of parameters is wanted, {compact(arguments)[:80]} came")
+        return failure(
+            f"{tool.name}: an object of parameters is wanted, {compact(arguments)[:80]} came"
+        )
     wrong = complaint(arguments, tool.parameters)
     if wrong:
         return failure(f"{tool.name}: {wrong}")
@@ -80,7 +85,9 @@ async def invoke(
     except (TypeError, ValueError) as error:
         return failure(f"{tool.name}: its result is no JSON ({error})", seconds)
     if len(text) > max_chars:
-        return failure(f"{tool.name}: the result has {len(text)} characters, at most {max_chars}", seconds)
+        return failure(
+            f"{tool.name}: the result has {len(text)} characters, at most {max_chars}", seconds
+        )
     return Outcome(True, text, seconds)
 
 

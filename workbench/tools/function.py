@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array"}
+_NAMES = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    dict: "object",
+    list: "array",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,9 @@ def python_function(
     required: list[str] = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(f"{function.__name__}: *{parameter.name} has no schema; name the parameters")
+            raise TypeError(
+                f"{function.__name__}: *{parameter.name} has no schema; name the parameters"
+            )
         if parameter.name not in hints:
             raise TypeError(f"{function.__name__}: parameter {parameter.name!r} needs a type")
         properties[parameter.name] = _schema(hints[parameter.name], function.__name__)
@@ -61,4 +70,6 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _schema(arguments[1], where)}
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [_schema(argument, where) for argument in arguments]}
-    raise TypeError(f"{where}: type {hint!r} has no JSON schema here; use str, int, float, bool, list, dict")
+    raise TypeError(
+        f"{where}: type {hint!r} has no JSON schema here; use str, int, float, bool, list, dict"
+    )

@@ -1,4 +1,5 @@
-"""First code in the sandbox's process: takes on its limits, then runs the program on standard input.
+"""First code in the sandbox's process: takes on its limits, then runs the program on standard
+input.
 
 Run as a script by `sandbox.py` with the limits as JSON; imports the standard library alone.
 """
@@ -13,7 +14,15 @@ _FORBIDDEN = (
     "os.kill", "os.startfile", "ctypes.", "pty.", "signal.pthread_kill", "webbrowser.", "ftplib.",
     "os.putenv", "os.chroot", "os.setxattr", "syslog.",
 )  # fmt: skip
-_NO_IMPORT = {"_posixsubprocess", "_ctypes", "ctypes", "_multiprocessing", "_socket", "_testcapi", "cffi"}
+_NO_IMPORT = {
+    "_posixsubprocess",
+    "_ctypes",
+    "ctypes",
+    "_multiprocessing",
+    "_socket",
+    "_testcapi",
+    "cffi",
+}
 _PATHS = {
     "open": 1, "os.listdir": 1, "os.scandir": 1, "os.chdir": 1, "os.mkdir": 1, "os.remove": 1,
     "os.rmdir": 1, "os.truncate": 1, "os.chmod": 1, "os.chown": 1, "os.utime": 1, "os.rename": 2,

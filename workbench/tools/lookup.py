@@ -9,7 +9,8 @@ from workbench.tools.contract import ToolError
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """`table` maps each key to a JSON value; `parameter` is the name under which a tree gives the key."""
+    """`table` maps each key to a JSON value; `parameter` is the name under which a tree gives the
+    key."""
 
     table: Mapping[str, Any]
     name: str = "lookup"

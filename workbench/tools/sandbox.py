@@ -1,13 +1,15 @@
 """Python in a subprocess, killed as a group.
 
-What holds against any code: the wall-time limit (the whole session's process group is killed), the limits
-of the kernel on memory, CPU time, file size and, for a user other than root, processes; and no network
-where the kernel lets us make an empty network namespace (`unshare`). What holds against ordinary code,
-but not against somebody who sets out to break Python itself: an audit hook that refuses sockets, new
-processes, foreign-function calls, and opening anything outside the scratch folder and Python's own files
-(names of files elsewhere can still be probed with `stat`). It is a seat belt for a model's code, not a prison.
+What holds against any code: the wall-time limit (the whole session's process group is killed), the
+limits of the kernel on memory, CPU time, file size and, for a user other than root, processes; and
+no network where the kernel lets us make an empty network namespace (`unshare`). What holds against
+ordinary code, but not against somebody who sets out to break Python itself: an audit hook that
+refuses sockets, new processes, foreign-function calls, and opening anything outside the scratch
+folder and Python's own files (names of files elsewhere can still be probed with `stat`). It is a
+seat belt for a model's code, not a prison.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -62,17 +64,31 @@ class Python:
             "allowed": [str(work), *_own_files()],
         }
         (scratch / "code.py").write_text(code, "utf-8")
-        command = [*_no_network(), sys.executable, "-I", "-S", "-B", str(_GUARD), json.dumps(limits)]
+        command = [
+            *_no_network(),
+            sys.executable,
+            "-I",
+            "-S",
+            "-B",
+            str(_GUARD),
+            json.dumps(limits),
+        ]
         out, err = scratch / "out", scratch / "err"
-        with out.open("wb") as stdout, err.open("wb") as stderr, (scratch / "code.py").open("rb") as stdin:
+        with (
+            out.open("wb") as stdout,
+            err.open("wb") as stderr,
+            (scratch / "code.py").open("rb") as stdin,
+        ):
             process = subprocess.Popen(
-                command, stdin=stdin, stdout=stdout, stderr=stderr, cwd=work, env={"PATH": "/usr/bin:/bin"},
-                start_new_session=True,
+                command, stdin=stdin, stdout=stdout, stderr=stderr, cwd=work,
+                env={"PATH": "/usr/bin:/bin"}, start_new_session=True,
             )  # fmt: skip
             try:
                 status = process.wait(self.seconds)
             except subprocess.TimeoutExpired as error:
-                raise ToolError(f"no end within {self.seconds:g} s; the process group was killed") from error
+                raise ToolError(
+                    f"no end within {self.seconds:g} s; the process group was killed"
+                ) from error
             finally:
                 _kill(process)
         printed = out.read_bytes().decode("utf-8", "replace")[: self.max_output]
@@ -83,10 +99,8 @@ class Python:
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
     """End everything in the group, also what outlived its parent."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -101,14 +115,18 @@ def _reason(status: int, errors: str) -> str:
 def _own_files() -> tuple[str, ...]:
     """Where Python's own library lies."""
     roots = {sys.prefix, sys.base_prefix, str(Path(os.__file__).parent)}
-    return tuple(sorted({os.path.realpath(root) for root in roots if root not in ("/", "/usr")} | {
-        os.path.realpath(str(Path(os.__file__).parent))
-    }))
+    return tuple(
+        sorted(
+            {os.path.realpath(root) for root in roots if root not in ("/", "/usr")}
+            | {os.path.realpath(str(Path(os.__file__).parent))}
+        )
+    )
 
 
 @cache
 def _no_network() -> tuple[str, ...]:
-    """A prefix that runs a command in an empty network namespace; empty where that is not possible."""
+    """A prefix that runs a command in an empty network namespace; empty where that is not
+    possible."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return ()
@@ -128,6 +146,6 @@ def guarantees() -> list[str]:
         "memory, CPU time, file size: limits of the kernel",
         "processes: " + ("an audit hook (the kernel's limit does not bind root)" if root else
                          "a limit of the kernel and an audit hook"),
-        "network: " + ("an empty namespace and an audit hook" if _no_network() else "an audit hook"),
+        f"network: {'an empty namespace and ' if _no_network() else ''}an audit hook",
         "files outside the scratch folder: an audit hook",
     ]  # fmt: skip

@@ -1,4 +1,5 @@
-"""Offline search over a folder of texts, ranked by BM25 (Robertson & Zaragoza 2009; k1 1.2, b 0.75)."""
+"""Offline search over a folder of texts, ranked by BM25 (Robertson & Zaragoza 2009; k1 1.2, b
+0.75)."""
 
 import math
 import re

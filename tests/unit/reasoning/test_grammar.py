@@ -1,10 +1,12 @@
-"""Grammars: gold streams are accepted token by token, what is illegal at a depth is not, errors name the place."""
+"""Grammars: gold streams are accepted token by token, what is illegal at a depth is not, errors
+name the place."""
 
 import json
 import random
 
 import numpy as np
 import pytest
+
 from tests.fakes import ByteTokenizer
 from tests.unit.reasoning.pilot import problems
 from workbench.engine.grammar import (
@@ -65,7 +67,9 @@ def tree(vocabulary: Vocabulary, **shape: object) -> TreeMatcher:
 
 
 TASK = '{"thought":"a","conclusion":"b"}'
-CALL = '{"thought":"a","tooluse":{"tool_name":"%s","parameters":%s,"tool_result":%s},"conclusion":"b"}'
+CALL = (
+    '{"thought":"a","tooluse":{"tool_name":"%s","parameters":%s,"tool_result":%s},"conclusion":"b"}'
+)
 
 
 def whole(tasks: str) -> str:
@@ -191,7 +195,21 @@ def test_rollback_and_copy(byte_vocabulary: Vocabulary) -> None:
 def test_strings_agree_with_json(byte_vocabulary: Vocabulary) -> None:
     """The automaton against the json library and the UTF-8 codec, on random bytes."""
     strings, rng = Strings(byte_vocabulary), random.Random(2)
-    alphabet = [*b'"\\u0dD8cafn/ ', 0x1F, 0x7F, 0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xED, 0xA0, 0x80, 0xF0, 0x9F]
+    alphabet = [
+        *b'"\\u0dD8cafn/ ',
+        0x1F,
+        0x7F,
+        0xC3,
+        0xA9,
+        0xE2,
+        0x82,
+        0xAC,
+        0xED,
+        0xA0,
+        0x80,
+        0xF0,
+        0x9F,
+    ]
     for _ in range(4000):
         text = bytes(rng.choice(alphabet) for _ in range(rng.randint(0, 9)))
         state: int | None = 0
@@ -238,8 +256,14 @@ def test_bounded_recursion(byte_vocabulary: Vocabulary) -> None:
     ("schema", "place"),
     [
         ({"type": "objekt"}, "#:"),
-        ({"type": "object", "properties": {"a": {"type": "integer", "minimum": "x"}}}, "#/properties/a"),
-        ({"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "no"}]}}, "#/items/anyOf/1"),
+        (
+            {"type": "object", "properties": {"a": {"type": "integer", "minimum": "x"}}},
+            "#/properties/a",
+        ),
+        (
+            {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "no"}]}},
+            "#/items/anyOf/1",
+        ),
         ({"type": "object", "properties": {"a": 3}}, "#/properties/a"),
     ],
 )

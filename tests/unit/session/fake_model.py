@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+
 from tests.fakes import ByteTokenizer, Facts, FakePool
 from workbench.forward import ForwardBatch, ForwardOutput
 from workbench.kv.layout import KVLayout
@@ -30,8 +31,8 @@ class FakeTokenizer:
 
 
 class FakeModel:
-    """Logits from the token and its position alone: no attention, so that long texts cost nothing. It
-    likes quotes and closing brackets, so that trees end."""
+    """Logits from the token and its position alone: no attention, so that long texts cost nothing.
+    It likes quotes and closing brackets, so that trees end."""
 
     name = "fake"
 

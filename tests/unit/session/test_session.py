@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+
 from tests.unit.session.fake_model import fake_session
 from workbench.commands import AddNote, Cancel, ForkAt, Pause, PruneNode, Resume
 from workbench.engine.errors import Refused
@@ -62,7 +63,7 @@ def test_a_tree_is_one_request(session: Session) -> None:
     closed = {e.node for e in trace.events(NodeClosed)}
     assert closed == set(opened) and len(opened) == result.summary["tree"]["nodes"]
     steps = list(trace.events(StepEnded))
-    prompt = len(list(trace.events(TokensFed))[0].tokens)
+    prompt = len(next(iter(trace.events(TokensFed))).tokens)
     assert sum(s.prefill for s in steps) == prompt
     assert sum(s.reencode for s in steps) == result.summary["kv"]["reencoded_tokens"]
     computed = sum(s.prefill + s.decode + s.extend + s.reencode for s in steps)
@@ -126,7 +127,9 @@ class Calls(Strategy):
         return Answer(outcome.text)
 
 
-@pytest.mark.parametrize(("function", "said"), [(boom, "no luck with k"), (hang, "no answer within")])
+@pytest.mark.parametrize(
+    ("function", "said"), [(boom, "no luck with k"), (hang, "no answer within")]
+)
 def test_a_failing_tool_is_an_error_result(session: Session, function: Any, said: str) -> None:
     result = session.run("x", Calls(), tools=[python_function(function)]).wait(20)
     assert said in json.loads(result.answer)["error"]
@@ -154,7 +157,10 @@ def pause_at(session: Session, tokens: int, **more: Any) -> Any:
     run = session.run(PROMPT, "tim", temperature=1.0, seed=6, **{**SMALL, **more})
     run.step(tokens)
     deadline = time.monotonic() + 20
-    while session.engine.requests[run.contexts[0].request if run.contexts else RequestId(0)].sampled < tokens:
+    while (
+        session.engine.requests[run.contexts[0].request if run.contexts else RequestId(0)].sampled
+        < tokens
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return run
@@ -204,7 +210,7 @@ def test_an_edit_takes_the_place_of_the_first_branch(session: Session) -> None:
     child = run.contexts[1].branches[SeqId(outcome["seq"])]
     text = json.loads(bytes(t for t in child.tokens[start:] if t < 256))
     assert text["reasoning"][0]["thought"] == "hi" and result.answer == text["answer"]
-    with pytest.raises(Refused, match="is gone|are"):
+    with pytest.raises(Refused, match="is gone"):
         run.edit(start, start + 1, "x")
 
 
@@ -213,7 +219,7 @@ def test_refusals_say_why(session: Session) -> None:
     seq = run.main
     cases: list[tuple[Any, str]] = [
         (PruneNode(NodeId(999)), "no node"),
-        (PruneNode(next(iter(run.nodes))), "still open|no subtask"),
+        (PruneNode(next(iter(run.nodes))), "still open"),
         (ForkAt(seq, 0, 65), "cannot be forked"),
         (ForkAt(seq, len(PROMPT) + 200, 65), "cannot be forked"),
         (ForkAt(SeqId(77), 5), "no branch"),
@@ -255,7 +261,9 @@ def test_a_pinned_node_stays_and_a_command_prunes(session: Session) -> None:
     assert run.wait(60).finish is Finish.STOP
 
 
-@pytest.mark.parametrize("limits", [{"sampled": 25}, {"computed": 40}, {"seconds": 0.05}, {"pages": 3}])
+@pytest.mark.parametrize(
+    "limits", [{"sampled": 25}, {"computed": 40}, {"seconds": 0.05}, {"pages": 3}]
+)
 def test_budgets_are_never_silently_exceeded(session: Session, limits: dict[str, float]) -> None:
     run = session.run(PROMPT, "tim", temperature=1.0, seed=6, budget=limits, **SMALL)
     result = run.wait(60)
@@ -343,11 +351,17 @@ def test_a_killed_run_goes_on_and_samples_nothing_twice(tmp_path: Path) -> None:
     whole.close()
     killed = fake_session(trace=tmp_path / "killed.wbt")
     cut = wanted.summary["tokens"]["sampled"] // 2
-    killed.run(PROMPT, "tim", threshold=0, temperature=1.0, seed=6, budget={"sampled": cut}, **SMALL).wait(60)
+    killed.run(
+        PROMPT, "tim", threshold=0, temperature=1.0, seed=6, budget={"sampled": cut}, **SMALL
+    ).wait(60)
     killed.close()
-    events = [e for e in Trace.open(tmp_path / "killed.wbt").events() if not isinstance(e, RequestEnded)]
+    events = [
+        e for e in Trace.open(tmp_path / "killed.wbt").events() if not isinstance(e, RequestEnded)
+    ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trace, "events", lambda self, kind=object: (e for e in events if isinstance(e, kind)))
+        patch.setattr(
+            Trace, "events", lambda self, kind=object: (e for e in events if isinstance(e, kind))
+        )
         resumed = fake_session()
         went_on = resumed.resume(tmp_path / "killed.wbt")
         result = went_on.wait(60)
