@@ -18,6 +18,7 @@
 #define BINS 1024
 #define BINS_A_NAT 32
 #define LOG2E 1.4426950408889634f
+#define FAR (-1e4f)  // e to the power of it is 0, and 0 times it is 0
 #define LOWEST (-__int_as_float(0x7f800000))
 
 struct Row { float temperature, top_p, min_p; int top_k; };
@@ -29,42 +30,52 @@ struct Logits {
 
     __device__ __forceinline__ bool allowed(int i) const { return !mask || (mask[i / 32] >> (i % 32) & 1); }
 
-    // f(value, id) of every allowed logit, this thread's share
+    // f(values, id of the first) of every four logits, this thread's share; what is not allowed is LOWEST
     template <class F>
-    __device__ __forceinline__ void each(F f) const {
-#if VECTOR
-        const int chunks = count / 4;
+    __device__ __forceinline__ void each4(F f) const {
+        const int chunks = (count + 3) / 4;
         for (int base = threadIdx.x; base < chunks; base += 4 * THREADS) {
-            float4 v[4];
-            u32 bits[4];
+            float v[4][4];
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 const int c = base + j * THREADS;
-                bits[j] = 0;
+                u32 bits = 0;
+                float4 four = {0.f, 0.f, 0.f, 0.f};
                 if (c < chunks) {
-                    v[j] = reinterpret_cast<const float4*>(x)[c];
-                    bits[j] = mask ? mask[c / 8] >> (c % 8 * 4) & 15 : 15;
+                    bits = mask ? mask[c / 8] >> (c % 8 * 4) & 15 : 15;
+#if VECTOR
+                    four = reinterpret_cast<const float4*>(x)[c];
+#else
+                    const int i = 4 * c;
+                    if (i + 3 >= count) bits &= 15u >> (i + 4 - count);
+                    four.x = x[i];
+                    if (i + 1 < count) four.y = x[i + 1];
+                    if (i + 2 < count) four.z = x[i + 2];
+                    if (i + 3 < count) four.w = x[i + 3];
+#endif
                 }
+                v[j][0] = bits & 1 ? four.x : LOWEST, v[j][1] = bits & 2 ? four.y : LOWEST;
+                v[j][2] = bits & 4 ? four.z : LOWEST, v[j][3] = bits & 8 ? four.w : LOWEST;
             }
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const int i = 4 * (base + j * THREADS);
-                if (bits[j] & 1) f(v[j].x, i);
-                if (bits[j] & 2) f(v[j].y, i + 1);
-                if (bits[j] & 4) f(v[j].z, i + 2);
-                if (bits[j] & 8) f(v[j].w, i + 3);
-            }
+            for (int j = 0; j < 4; j++) f(v[j], 4 * (base + j * THREADS));
         }
-#else
-        for (int i = threadIdx.x; i < count; i += THREADS)
-            if (allowed(i)) f(x[i], i);
-#endif
+    }
+
+    // f(value, id) of every allowed one
+    template <class F>
+    __device__ __forceinline__ void each(F f) const {
+        each4([&](const float (&v)[4], int i) {
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                if (v[j] > LOWEST) f(v[j], i + j);
+        });
     }
 };
 
 // order of floats as unsigned integers
 __device__ __forceinline__ u32 key_of(float x) {
-    const u32 bits = __float_as_uint(x);
+    const u32 bits = __float_as_uint(x + 0.f);  // -0 equals 0
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 __device__ __forceinline__ float value_of(u32 key) {
@@ -98,10 +109,13 @@ struct Shared {
     int bins[BINS];
     double scan[32];
     float room[32];
-    double cumulated[CAP];
+    union {
+        double cumulated[CAP];
+        struct { u32 low[BINS], high[BINS]; };
+    };
     int count, cut, kept, drawn;
     u64 found;
-    float before;
+    double before;
 };
 
 __device__ __forceinline__ double block_total(double x, Shared& s) {
@@ -143,18 +157,23 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const bool tempered = !greedy && row.temperature != 1.f && row.top_k == 0;
 
     float top = LOWEST, sum = 0.f, moment = 0.f, warm = 0.f;  // of e^(x-top), e^(x-top)(x-top), e^((x-top)/T)
-    z.each([&](float x, int) {
-        if (x > top) {
-            const float gap = top - x, factor = exp2_fast(gap * LOG2E);
-            moment = sum > 0.f ? factor * (moment + sum * gap) : 0.f;
+    z.each4([&](const float (&v)[4], int) {
+        const float best = fmaxf(fmaxf(v[0], v[1]), fmaxf(v[2], v[3]));
+        if (best > top) {
+            const float gap = fmaxf(top - best, FAR), factor = exp2_fast(gap * LOG2E);
+            moment = factor * (moment + sum * gap);
             sum *= factor;
             if (tempered) warm *= exp2_fast(gap * rate);
-            top = x;
+            top = best;
         }
-        const float e = exp2_fast((x - top) * LOG2E);
-        sum += e;
-        if (e > 0.f) moment += e * (x - top);
-        if (tempered) warm += exp2_fast((x - top) * rate);
+        if (top == LOWEST) return;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float d = fmaxf(v[j] - top, FAR), e = exp2_fast(d * LOG2E);
+            sum += e;
+            moment += e * d;
+            if (tempered) warm += exp2_fast(d * rate);
+        }
     });
     const float most = block_max(top, s.room);
     if (most == LOWEST) {
@@ -173,7 +192,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int i = threadIdx.x; i < BINS; i += THREADS) s.bins[i] = 0;
     if (threadIdx.x == 0) s.count = 0;
     __syncthreads();
-    z.each([&](float x, int) { if (x > LOWEST) atomicAdd(&s.bins[bin_of(x, top)], 1); });
+    z.each([&](float x, int) { atomicAdd(&s.bins[bin_of(x, top)], 1); });
     __syncthreads();
 
     // how far down: by count for top-k and the top n, by mass (a lower bound of each bin's) for the rest,
@@ -209,7 +228,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     if (s.kept > CAP) return;
     z.each([&](float x, int i) {
-        if (x > LOWEST && bin_of(x, top) <= cut) {
+        if (bin_of(x, top) <= cut) {
             const int at = atomicAdd(&s.count, 1);
             if (at < CAP) s.list[at] = rank_of(x, i);
         }
@@ -306,6 +325,72 @@ __device__ __forceinline__ u64 pass_target(const Logits& z, Shared& s, double ta
     return found;
 }
 
+// the same through a histogram of masses, where the bin that holds the element has at most CAP elements; else ~0
+template <bool COUNT>
+__device__ __forceinline__ u64 pass_target_by_bins(const Logits& z, Shared& s, double target, u64 last, float top,
+                                                   float rate) {
+    const int bin = threadIdx.x;
+    const auto base = [&](int b) { return -float(b) / BINS_A_NAT * rate; };  // log2 of the bin's largest weight
+    s.bins[bin] = s.low[bin] = s.high[bin] = 0;
+    __syncthreads();
+    z.each([&](float x, int i) {
+        if (rank_of(x, i) > last) return;
+        const int b = bin_of(x, top);
+        atomicAdd(&s.bins[b], 1);
+        if (!COUNT) {  // fixed point: sums that do not depend on their order
+            const u32 share = u32(fminf(exp2f((x - top) * rate - base(b)), 1.f) * 4294967040.f);
+            atomicAdd(&s.low[b], share & 0xffffu);
+            atomicAdd(&s.high[b], share >> 16);
+        }
+    });
+    __syncthreads();
+    const double mass =
+        COUNT ? double(s.bins[bin])
+              : (double(s.low[bin]) + 65536.0 * double(s.high[bin])) / 4294967040.0 * exp2(double(base(bin)));
+    const double until = block_scan(mass, s.scan);
+    if (bin == 0) s.cut = BINS, s.kept = 0, s.count = 0;
+    __syncthreads();
+    if (until > target && s.bins[bin] > 0) atomicMin(&s.cut, bin);
+    __syncthreads();
+    if (s.cut == BINS && s.bins[bin] > 0) atomicMax(&s.kept, bin);  // all of it falls short by rounding: the last
+    __syncthreads();
+    const int here = s.cut == BINS ? s.kept : s.cut;
+    if (bin == here) s.before = until - mass;
+    __syncthreads();
+    const double before = s.before;
+    if (s.bins[here] > CAP) return ~u64(0);
+    z.each([&](float x, int i) {
+        if (bin_of(x, top) == here && rank_of(x, i) <= last) s.list[atomicAdd(&s.count, 1)] = rank_of(x, i);
+    });
+    __syncthreads();
+    const int n = s.count;
+    int size = 2;
+    while (size < n) size <<= 1;
+    for (int i = threadIdx.x; i < size; i += THREADS)
+        if (i >= n) s.list[i] = ~u64(0);
+    __syncthreads();
+    sort_ranks(s.list, size);
+    const int a = 2 * bin, b = a + 1;
+    const auto weight = [&](int i) {
+        return i >= n ? 0.0 : COUNT ? 1.0 : double(exp2f((value_at(s.list[i]) - top) * rate));
+    };
+    const double wb = weight(b), after = before + block_scan(weight(a) + wb, s.scan);
+    if (bin == 0) s.drawn = n - 1;
+    __syncthreads();
+    if (a < n && after - wb > target) atomicMin(&s.drawn, a);
+    if (b < n && after > target) atomicMin(&s.drawn, b);
+    __syncthreads();
+    const u64 found = s.list[s.drawn];
+    __syncthreads();
+    return found;
+}
+
+template <bool COUNT>
+__device__ __forceinline__ u64 pass(const Logits& z, Shared& s, double target, u64 last, float top, float rate) {
+    const u64 found = pass_target_by_bins<COUNT>(z, s, target, last, top, rate);
+    return found != ~u64(0) ? found : pass_target<COUNT>(z, s, target, last, top, rate);
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_wide(const float* __restrict__ logits, const u32* __restrict__ masks, const Row* __restrict__ rows,
                 const double* __restrict__ uniforms, i64* __restrict__ token, float* __restrict__ logprob,
@@ -321,9 +406,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const float rate = row.temperature <= 0.f ? LOG2E : LOG2E / row.temperature;
     const u64 all = rank_of(-3.4e38f, 0x7fffffff);
     double possible = 0.0;
-    z.each([&](float x, int) { possible += x > LOWEST; });
+    z.each([&](float, int) { possible += 1.0; });
     const int n = min(max(1, top_n), int(block_total(possible, s)));
-    const u64 nth = pass_target<true>(z, s, n - 0.5, all, top, rate);
+    const u64 nth = pass<true>(z, s, n - 0.5, all, top, rate);
     if (threadIdx.x == 0) s.count = 0;
     __syncthreads();
     z.each([&](float x, int i) { if (rank_of(x, i) <= nth) s.list[atomicAdd(&s.count, 1)] = rank_of(x, i); });
@@ -335,23 +420,24 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     sort_ranks(s.list, size);
 
     u64 chosen = s.list[0], last = all;
+    for (int i = threadIdx.x; i < top_n; i += THREADS) {
+        top_ids[i64(r) * top_n + i] = i < n ? i64(u32(s.list[i])) : 0;
+        top_logprobs[i64(r) * top_n + i] = i < n ? value_at(s.list[i]) - top - log_sum : LOWEST;
+    }
+    __syncthreads();
     if (row.temperature > 0.f) {
         const auto mass = [&] {
             double sum = 0.0;
             z.each([&](float x, int i) { if (rank_of(x, i) <= last) sum += exp2f((x - top) * rate); });
             return block_total(sum, s);
         };
-        if (row.top_k > 0 && row.top_k < z.count) last = pass_target<true>(z, s, row.top_k - 0.5, last, top, rate);
-        if (row.top_p < 1.f) last = pass_target<false>(z, s, row.top_p * mass(), last, top, rate);
+        if (row.top_k > 0 && row.top_k < z.count) last = pass<true>(z, s, row.top_k - 0.5, last, top, rate);
+        if (row.top_p < 1.f) last = pass<false>(z, s, row.top_p * mass(), last, top, rate);
         if (row.min_p > 0.f) {
             const u64 least = rank_of(top + logf(row.min_p) * row.temperature, 0x7fffffff);
             if (least < last) last = least;
         }
-        chosen = pass_target<false>(z, s, uniforms[r] * mass(), last, top, rate);
+        chosen = pass<false>(z, s, uniforms[r] * mass(), last, top, rate);
     }
     if (threadIdx.x == 0) token[r] = i64(u32(chosen)), logprob[r] = value_at(chosen) - top - log_sum;
-    for (int i = threadIdx.x; i < top_n; i += THREADS) {
-        top_ids[i64(r) * top_n + i] = i < n ? i64(u32(s.list[i])) : 0;
-        top_logprobs[i64(r) * top_n + i] = i < n ? value_at(s.list[i]) - top - log_sum : LOWEST;
-    }
 }
