@@ -12,8 +12,8 @@ export const LANES = {
 /** Lane heights in px by density; `tree` is the most that its rows may take. */
 const HEIGHTS = {
   compact: { row: 19, "lane-memory": 96, "lane-pool": 64, "lane-experts": 48, "lane-tokens": 28, "lane-tree": 160 },
-  normal: { row: 24, "lane-memory": 150, "lane-pool": 96, "lane-experts": 64, "lane-tokens": 40, "lane-tree": 220 },
-  roomy: { row: 26, "lane-memory": 232, "lane-pool": 144, "lane-experts": 96, "lane-tokens": 48, "lane-tree": 260 },
+  normal: { row: 24, "lane-memory": 150, "lane-pool": 96, "lane-experts": 64, "lane-tokens": 40, "lane-tree": 264 },
+  roomy: { row: 26, "lane-memory": 232, "lane-pool": 144, "lane-experts": 96, "lane-tokens": 48, "lane-tree": 300 },
 };
 
 /** @param {number} width CSS px of the view @returns {"wide" | "three" | "two" | "narrow"} */

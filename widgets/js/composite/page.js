@@ -12,6 +12,7 @@ async function open() {
   try {
     const { header, payload } = await unpackFrame(data.textContent.trim());
     view.tables.apply(header, payload);
+    view.tables.meta.live = false; // whatever it was when the page was made, nothing more comes
     view.dataChanged();
   } catch (error) {
     view.say({ kind: "bad", words: `The data of this page cannot be read: ${error.message}` });

@@ -53,12 +53,13 @@ export function poolBlend(run, axis, W, H, lut, ground) {
     }
   }
   const out = new Uint32Array(W * H);
-  const per = rows / H;
+  const places = new Uint32Array(H); // pages that a row of pixels stands for
+  for (let page = 0; page < rows; page++) places[Math.floor((page * H) / rows)]++;
   const back = (v) => Math.round(255 * Math.min(1, v) ** (1 / 2.2));
   for (let p = 0; p < out.length; p++) {
     const held = sums[4 * p + 3];
     if (!held) continue;
-    const free = Math.max(0, 1 - held / per);
+    const free = Math.max(0, 1 - held / places[Math.floor(p / W)]);
     const mean = [0, 1, 2].map((c) => back((sums[4 * p + c] / held) * (1 - free) + linear[ground[c]] * free));
     out[p] = pack(/** @type {any} */ (mean));
   }

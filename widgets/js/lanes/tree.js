@@ -108,7 +108,8 @@ export class TreeLane {
 
   /** The shared prefix of a fork: a double rail up to where it left, a dotted thread to where it began. */
   rail(g, w, { run, theme, axis }, t) {
-    const y = t.y + t.band / 2;
+    const named = t.band >= 12 && this.layout.rails;
+    const y = t.y + (named ? 4 : t.band / 2);
     const x = axis.xRow(Math.min(t.at, run.tokenCount));
     const begin = axis.xRow(run.order[run.branchStart[t.branch]]);
     g.fillStyle = css(theme.ink3);
@@ -124,11 +125,11 @@ export class TreeLane {
     g.beginPath();
     g.arc(x, y, Math.min(3, t.band / 2), 0, 7);
     g.fill();
-    if (t.band < 12 || !this.layout.rails) return;
+    if (!named) return;
     const { branches } = run.tables;
     const label = `fork at token ${num(t.at)}, ${count(branches.reused[t.branch], "token")} shared`;
     g.font = `400 10.5px ${theme.ui}`;
-    if (x > g.measureText(label).width + 20) text(g, theme, label, 8, y, { size: 10.5, colour: theme.ink2, halo: theme.ground });
+    if (x > g.measureText(label).width + 12) text(g, theme, label, 8, y + 11, { size: 10.5, colour: theme.ink2 });
   }
 
   bar(g, w, ctx, bar, now) {

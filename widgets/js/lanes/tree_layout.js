@@ -16,7 +16,7 @@ function sizesFor(lines, room, preferred) {
   return choices.find((c) => height(c) <= room) ?? choices.at(-1);
 }
 
-const gapOf = (size) => (size.row < 14 ? 2 : GAP);
+const gapOf = (size) => (size.row < 14 ? 2 : size.row < 19 ? 4 : GAP);
 
 /** Branches on lines: beyond a few, short ones that do not overlap in time share a line. */
 function linesOf(used) {

@@ -150,13 +150,14 @@ export const isWait = (run, s) => run.tables.steps.phase[s] === PHASE.wait;
 export function fieldsOf(run, node) {
   const out = [];
   const segs = run.nodeSegs[node] ?? [];
+  const bare = segs.every((i) => run.segs.field[i] === FIELD.structure);
   const open = run.tables.nodes.closed[node] === NEVER; // what is being written has no field yet
   for (const i of segs) {
     const field = run.segs.field[i];
     const rows = run.order.subarray(run.segs.o0[i], run.segs.o1[i]);
     const last = out.at(-1);
     if (last && last.field === field) last.rows.push(...rows);
-    else if (field !== FIELD.structure || segs.length === 1 || (open && i === segs.at(-1))) out.push({ field, rows: [...rows] });
+    else if (field !== FIELD.structure || bare || (open && i === segs.at(-1))) out.push({ field, rows: [...rows] });
   }
   return out;
 }
