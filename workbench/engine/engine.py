@@ -150,11 +150,11 @@ class Engine:
             if ran:
                 await asyncio.sleep(0)
                 continue
-            began = self.t()
+            began, waits_on = self.t(), self.control.waits_on
             await self._wake.wait()
             seconds = self.t() - began
             if seconds >= 1e-3:
-                self.tell(Waited(self.now, began, seconds, self.control.waits_on))
+                self.tell(Waited(self.now, began, seconds, waits_on))
         self._closing = False
         self.inbox.wake = lambda: None
 

@@ -280,8 +280,8 @@ class Memory:
             branch.chain = branch.chain.ancestor(pages)
 
     def withdraw(self, branch: Branch, place: int) -> None:
-        """Take the branch's pages from `place` on out of the prefix cache, as far as they are its alone:
-        they are about to hold something else."""
+        """Take the branch's pages from `place` on out of the prefix cache, as far as they are
+        its alone: they are about to hold something else."""
         for page in reversed(branch.pages[place:]):
             if self.pages.kept[page] and self.writable(page):
                 self.prefix.discard(page)

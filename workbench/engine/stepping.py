@@ -68,6 +68,7 @@ def choose(engine: "Engine") -> Choice:
 def _wishes(engine: "Engine", barred: set[int]) -> tuple[list[Generate], list[Candidate]]:
     drawn: list[Generate] = []
     candidates: list[Candidate] = []
+    entry = _Entry(engine)
     claims: set[tuple[int, tuple[int, ...]]] = set()
     for seq in sorted(engine.active) if len(engine.active) > 1 else list(engine.active):
         branch = engine.active[seq]
@@ -93,11 +94,33 @@ def _wishes(engine: "Engine", barred: set[int]) -> tuple[list[Generate], list[Ca
             continue
         if not branch.pending:
             branch.stored -= 1  # run the last one again, for its logits
+        if not branch.pages and not entry.admits(branch, first=not (candidates or drawn)):
+            barred.add(seq)
+            continue
         placed = branch.pending > 1 and len(candidates) < engine.max_rows
         if placed and not _find(engine, branch, claims):
             continue
         candidates.append(_candidate(engine, branch))
     return drawn, candidates
+
+
+class _Entry:
+    """Lets branches without pages in only where all they hold fits beside what runs: else they
+    would take pages for a chunk, lose them to an older branch, and begin again. The oldest
+    always may."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._memory = engine.memory
+        self._left: int | None = None  # pages, counted when first asked
+
+    def admits(self, branch: Branch, *, first: bool) -> bool:
+        if self._left is None:
+            self._left = self._memory.available
+        need = branch.pages_for(branch.length, self._memory.page_size)
+        if need > self._left and not first:
+            return False
+        self._left -= need
+        return True
 
 
 def _find(engine: "Engine", branch: Branch, claims: set[tuple[int, tuple[int, ...]]]) -> bool:

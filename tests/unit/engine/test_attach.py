@@ -1,4 +1,5 @@
-"""attach: what Hogwild! computes, against keys rotated one by one to where each worker sees them."""
+"""attach: what Hogwild! computes, against keys rotated one by one to where each worker sees
+them."""
 
 import pytest
 import torch
@@ -28,8 +29,8 @@ class Worker:
 
 
 def think(views: list[tuple[Worker, list[Worker]]], tokens: list[int]) -> None:
-    """All named workers compute one token in the same pass. Each sees the others' caches, in the order
-    given, and then its own; every key is turned to its place in that row."""
+    """All named workers compute one token in the same pass. Each sees the others' caches, in the
+    order given, and then its own; every key is turned to its place in that row."""
     states = [FORWARD.table[token][None] for token in tokens]
     for layer in range(FORWARD.facts.layers):
         queries = []
@@ -51,7 +52,7 @@ def think(views: list[tuple[Worker, list[Worker]]], tokens: list[int]) -> None:
         worker.logits = (norm(x) @ FORWARD.head.T)[0].float()
 
 
-from workbench.forward import PLAIN as _PLAIN  # noqa: E402
+from workbench.forward import PLAIN as _PLAIN
 
 
 def solo(worker: Worker, before: list[Worker], text: list[int]) -> None:
@@ -177,7 +178,13 @@ def test_impossible_attachments_are_refused() -> None:
         from workbench.forward import Override
 
         foreign = await b.engine.open("x", request=b.request, override=Override(adapter="y"))
-        for others, start in (([one], 0), ([], 0), ([other, other], 0), ([other], 99), ([foreign], 0)):
+        for others, start in (
+            ([one], 0),
+            ([], 0),
+            ([other, other], 0),
+            ([other], 99),
+            ([foreign], 0),
+        ):
             with pytest.raises(BadArgument):
                 b.engine.attach(one, others, start=start)
         long = await b.engine.open("x" * 50, request=b.request)

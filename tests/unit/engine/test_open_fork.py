@@ -63,7 +63,9 @@ def test_forks_decode_as_if_unforked_and_copy_only_when_they_write(page_size: in
         await b.engine.decode([*kids, branch], until=greedy(6))
         for one in [*kids, branch]:
             assert one.tokens == dense_greedy(TEXT + "??", 6)
-        assert b.engine.requests[b.request].computed == computed + 5 * 5, "nothing is prefilled twice"
+        assert b.engine.requests[b.request].computed == computed + 5 * 5, (
+            "nothing is prefilled twice"
+        )
 
     drive(b, work())
     assert len(b.of(PageCopied)) == (4 if page_size == 4 else 0), "the last to write needs no copy"

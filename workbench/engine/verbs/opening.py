@@ -3,6 +3,7 @@
 import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -214,10 +215,24 @@ async def edit(
         )
     )  # fmt: skip
     engine.ledger.fed(branch, start)
+    _tell_holes(engine, branch, start)
     engine.requests[branch.request].fed += len(new)
     if branch.island is not None:
         await advance(engine, branch, NOTHING, start=len(branch.tokens))
     return branch
+
+
+def _tell_holes(engine: "Engine", branch: Branch, start: int) -> None:
+    """Of the tokens told again from `start` on, those that had left memory before are not back."""
+    there = [start - 1, *branch.resident[branch.entry(start) :], len(branch.tokens)]
+    for before, after in pairwise(there):
+        if after - before > 1:
+            engine.tell(
+                Pruned(
+                    engine.now, engine.t(), branch.seq, None, before + 1, after, 0, 0, 0, 0,
+                    PruneMode.REENCODE, branch.length, branch.length, "earlier",
+                )
+            )  # fmt: skip
 
 
 def _edited(engine: "Engine", past: int) -> Callable[[int], FreeReason]:
