@@ -11,6 +11,7 @@ from workbench.engine import scheduler
 from workbench.engine.batch import Packed, Row, pack
 from workbench.engine.errors import PoolTooSmall, StepFailed
 from workbench.engine.jobs import Advance, Generate
+from workbench.engine.memory import Memory
 from workbench.engine.sampler import draw
 from workbench.engine.scheduler import Candidate, Plan, Room, Victim
 from workbench.engine.sequence import Branch
@@ -110,7 +111,7 @@ class _Entry:
     always may."""
 
     def __init__(self, engine: "Engine") -> None:
-        self._memory = engine.memory
+        self._memory: Memory = engine.memory
         self._left: int | None = None  # pages, counted when first asked
 
     def admits(self, branch: Branch, *, first: bool) -> bool:

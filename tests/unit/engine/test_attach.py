@@ -10,6 +10,7 @@ from workbench.engine.errors import BadArgument, WindowFull
 from workbench.engine.protocols import Until, Want
 from workbench.engine.sequence import Branch
 from workbench.events import PageShared
+from workbench.forward import PLAIN, Override
 
 FORWARD = TinyForward()
 PROMPT = "a common question"
@@ -47,7 +48,7 @@ def think(views: list[tuple[Worker, list[Worker]]], tokens: list[int]) -> None:
             q = turn(queries[i][None], places[-1:], FORWARD.inv_freq)[0]
             weights = (q @ keys.T / FORWARD.head_dim**0.5).softmax(-1)
             mixed = (weights @ values[:, 0]).reshape(1, -1)
-            states[i] = FORWARD._rest(states[i], mixed, layer, [_PLAIN])
+            states[i] = FORWARD._rest(states[i], mixed, layer, [PLAIN])
     for (worker, _), x in zip(views, states, strict=True):
         worker.logits = (norm(x) @ FORWARD.head.T)[0].float()
 
@@ -118,7 +119,7 @@ def test_workers_see_each_others_current_token_in_the_same_step(page_size: int) 
             b.engine.attach(branch, others, start=len(PROMPT))
         await b.engine.decode(branches, until=greedy(1))
         # Attaching changed what the last token sees: it is run again, all workers at once.
-        for worker, text in zip(crew, texts, strict=True):
+        for worker in crew:
             for layer in range(FORWARD.facts.layers):
                 worker.k[layer].pop(), worker.v[layer].pop()
         views = [(w, [shared, *(x for x in crew if x is not w)]) for w in crew]
@@ -175,8 +176,6 @@ def test_impossible_attachments_are_refused() -> None:
 
     async def work() -> None:
         one, other = await workers(b, ["mine ", "yours "])
-        from workbench.forward import Override
-
         foreign = await b.engine.open("x", request=b.request, override=Override(adapter="y"))
         for others, start in (
             ([one], 0),

@@ -53,7 +53,7 @@ def test_recompute_where_tokens_are_enough_and_swap_where_not(mode: PruneMode) -
     async def work() -> None:
         branch = await b.engine.open("something to prune and then to forget", request=b.request)
         await b.engine.prune(branch, [(4, 17)], mode=mode)
-        (before,) = await b.engine.decode(branch, until=greedy(1), want=Want(logits=True))
+        await b.engine.decode(branch, until=greedy(1), want=Want(logits=True))
         (again,) = await b.engine.fork(branch)
         b.engine.preempt(branch)
         results = await b.engine.decode([branch, again], until=greedy(5), want=Want(logits=True))
@@ -91,7 +91,7 @@ def test_a_branch_that_outgrows_the_pool_fails_alone() -> None:
     async def work() -> None:
         async def grow() -> None:
             branch = await b.engine.open("this one grows", request=b.request)
-            with pytest.raises(PoolTooSmall, match="needs 7 pages .* has 6"):
+            with pytest.raises(PoolTooSmall, match=r"needs 7 pages .* has 6"):
                 await b.engine.decode(branch, until=greedy(99))
             b.engine.drop(branch, "too big")
 
