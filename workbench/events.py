@@ -233,7 +233,9 @@ class Pruned(Event):
     mode: PruneMode
     length_before: int  # resident tokens of the branch
     length_after: int
-    cause: str  # "threshold", "command", "strategy", "edit"
+    # "threshold", "command", "strategy"; "edit": the stream ends at `start` now, what follows is told
+    # again as fed tokens, and "earlier" (nothing removed) names those of them that had left before
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,35 +282,32 @@ class TableBuilder:
         stream = self._streams.get(e.seq)
         if stream is None:
             return
-        node = self._nodes.row(e.node)
-        entry = stream.resident.entry(e.start)
+        if e.cause != "earlier":
+            self._tell_prune(stream, e)
+        if e.cause == "edit":
+            self._make_room(stream, e.start, e.step)
+            return
+        self._stays.cut(stream, stream.resident.entry(e.start))
         spans = stream.resident.remove(e.start, e.stop)
-        stream.cuts.append((self._facts, e.start, e.stop))
-        self._stays.cut(stream, entry)
+        since = 0 if e.cause == "earlier" else self._facts
+        stream.cuts.append((since, e.start, e.stop))
         if e.mode is PruneMode.REENCODE:
             stream.sampled_last = False  # it runs in the same pass as the survivors
         dead = self._leave(stream.rows_of(spans), e.step)
         if len(dead):
             stream.gone.append(np.concatenate([np.arange(a, b) for a, b in spans]))
             self._lost[stream.row] = self._lost.get(stream.row, 0) + len(dead)
+
+    def _tell_prune(self, stream: Stream, e: ev.Pruned) -> None:
+        node = self._nodes.row(e.node)
         if node != NOBODY:
             self.tables["nodes"].set("pruned", node, e.step)
-        known = stream.rows(e.start, e.stop)
+        rows = stream.rows(e.start, e.stop)
+        first, last = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (NEVER, NEVER)
         self.tables["prunes"].append(
-            e.step,
-            node,
-            stream.row,
-            int(known[0]) if len(known) else NEVER,
-            int(known[-1]) + 1 if len(known) else NEVER,
-            e.removed,
-            e.reencoded,
-            e.rotated,
-            e.pages_freed,
-            e.length_before,
-            e.length_after,
-            str(e.mode),
-            e.cause,
-        )
+            e.step, node, stream.row, first, last, e.removed, e.reencoded, e.rotated, e.pages_freed,
+            e.length_before, e.length_after, str(e.mode), e.cause,
+        )  # fmt: skip
 
     # ---- steps and routes ----
 

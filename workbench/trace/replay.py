@@ -54,10 +54,15 @@ class AuditedBranch:
         self.births: list[int] = []  # number of the fact that brought each token
         self.resident: list[int] = []
         self.cuts: list[tuple[int, int, int]] = []  # (fact number, start, stop)
-        self.pending = False  # its last token was sampled and has no K and V yet
-        self.edited = False  # the next fed tokens may overwrite
+        self.computed = 0  # resident tokens that a token sampled in this step was computed from
         self.live = True
         self.away = False  # preempted
+
+    def truncate(self, index: int) -> None:
+        """The stream ends at `index` now."""
+        del self.tokens[index:], self.births[index:]
+        self.resident = [i for i in self.resident if i < index]
+        self.cuts = [(n, a, min(b, index)) for n, a, b in self.cuts if a < index]
 
 
 class StreamAudit:
@@ -105,7 +110,6 @@ class StreamAudit:
         branch.cuts = [(n, a, min(b, e.at)) for n, a, b in parent.cuts if n < fact and a < e.at]
         gone = {i for _, a, b in branch.cuts for i in range(a, b)}
         branch.resident = [i for i in range(len(branch.tokens)) if i not in gone]
-        branch.pending = now and parent.pending
 
     def _branch(self, seq: int, step: int, what: str) -> AuditedBranch | None:
         branch = self.branches.get(seq)
@@ -119,14 +123,13 @@ class StreamAudit:
         self._fact += 1
         if branch := self._branch(e.seq, e.step, "tokens are fed into the stream"):
             self._append(branch, e.step, e.seq, e.index, e.tokens)
-            branch.pending = branch.edited = False
 
     def on_TokenSampled(self, e: ev.TokenSampled) -> None:
         self._fact += 1
         self._sampled += 1
         if branch := self._branch(e.seq, e.step, "a token is sampled for the stream"):
             self._append(branch, e.step, e.seq, e.index, (e.token,))
-            branch.pending = True
+            branch.computed = len(branch.resident) - 1
         if list(e.top_logprobs) != sorted(e.top_logprobs, reverse=True):
             self.say(
                 f"step {e.step}: the alternatives of token {e.index} of branch {e.seq} are unsorted"
@@ -136,14 +139,12 @@ class StreamAudit:
         self, branch: AuditedBranch, step: int, seq: int, index: int, tokens: tuple[int, ...]
     ) -> None:
         length = len(branch.tokens)
-        if index > length or (index < length and not branch.edited):
+        if index != length:
             self.say(
                 f"step {step}: token {index} of branch {seq} comes when it has {length} tokens"
             )
         if index < length:
-            del branch.tokens[index:], branch.births[index:]
-            branch.resident = [i for i in branch.resident if i < index]
-            branch.cuts = [(n, a, min(b, index)) for n, a, b in branch.cuts if a < index]
+            branch.truncate(index)
         for token in tokens:
             if token not in self.known:
                 self.say(f"step {step}: token id {token} of branch {seq} has no text")
@@ -158,12 +159,16 @@ class StreamAudit:
         if branch is None:
             return
         where = f"step {e.step}: the prune [{e.start}, {e.stop}) of branch {e.seq}"
-        branch.cuts.append((self._fact, e.start, e.stop))
-        if e.cause == "edit":  # the tokens behind the edited span are told again
-            branch.edited = True
+        branch.computed = 0
+        if e.cause == "edit":
+            branch.truncate(e.start)
             return
         before = len(branch.resident)
+        since = 0 if e.cause == "earlier" else self._fact
+        branch.cuts.append((since, e.start, e.stop))
         branch.resident = [i for i in branch.resident if not e.start <= i < e.stop]
+        if e.cause == "earlier":
+            return
         after = len(branch.resident)
         if before - after != e.removed:
             self.say(
@@ -177,8 +182,6 @@ class StreamAudit:
         behind = sum(i >= e.stop for i in branch.resident)
         if e.reencoded + e.rotated > behind:
             self.say(f"{where} moves {e.reencoded + e.rotated} survivors, {behind} lie behind it")
-        if e.mode == "reencode":
-            branch.pending = False
 
     def on_BranchDropped(self, e: ev.BranchDropped) -> None:
         if branch := self._branch(e.seq, e.step, "a drop"):

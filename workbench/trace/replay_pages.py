@@ -18,6 +18,7 @@ class PageAudit:
         self._pages = self._size = 0
         self._holders: dict[int, dict[int, int]] = {}  # page -> branch -> place; no entry: free
         self._cached: set[int] = set()
+        self._full: set[int] = set()  # pages that were full once: the prefix cache may keep them so
 
     def on_RunStarted(self, e: ev.RunStarted) -> None:
         self._pages, self._size = e.pages, e.page_size
@@ -32,6 +33,7 @@ class PageAudit:
             self.say(f"step {e.step}: page {e.page} is allocated in a pool of {self._pages}")
         self._holders[e.page] = {e.seq: e.place}
         self._cached.discard(e.page)
+        self._full.discard(e.page)
 
     def _state(self, page: int) -> str:
         holders = sorted(self._holders[page])
@@ -85,6 +87,8 @@ class PageAudit:
     def on_PageFilled(self, e: ev.PageFilled) -> None:
         if e.seq not in self._holders.get(e.page, {}):
             self.say(f"step {e.step}: branch {e.seq} fills page {e.page} without holding it")
+        if e.used == self._size:
+            self._full.add(e.page)
         if not 0 <= e.used <= self._size:
             self.say(f"step {e.step}: page {e.page} of {self._size} slots has {e.used} taken")
 
@@ -104,36 +108,40 @@ class PageAudit:
         self._tables(e, tables)
 
     def _tables(self, e: ev.StepEnded, tables: dict[int, dict[int, int]]) -> None:
-        most = dict.fromkeys((p for table in tables.values() for p in table.values()), 0)
-        waiting = 0
+        most = {
+            page: self._size if page in self._full else 0
+            for t in tables.values()
+            for page in t.values()
+        }
         for seq, table in tables.items():
             branch = self._streams.branches.get(seq)
             if branch is None or not branch.live:
                 self.say(
-                    f"step {e.step}: branch {seq} holds pages {sorted(table.values())} though it "
-                    "does not live"
+                    f"step {e.step}: branch {seq} holds pages {sorted(table.values())} though it"
+                    " does not live"
                 )
                 continue
             if sorted(table) != list(range(len(table))):
                 self.say(f"step {e.step}: the block table of branch {seq} has a hole")
-            stored = len(branch.resident) - branch.pending
-            waiting += branch.pending
             for place, page in table.items():
-                most[page] = max(most[page], min(self._size, max(0, stored - place * self._size)))
-        if e.resident > sum(most.values()) + waiting:
+                taken = min(self._size, max(0, len(branch.resident) - place * self._size))
+                if place >= len(table) - 2:  # entries may begin on a page of their own (attach)
+                    taken = self._size
+                most[page] = max(most[page], taken)
+        if e.resident > sum(most.values()):
             self.say(
-                f"step {e.step}: {e.resident} tokens are told to be in memory, the pages hold at "
-                f"most {sum(most.values())}"
+                f"step {e.step}: {e.resident} tokens are told to be in memory, the pages hold at"
+                f" most {sum(most.values())}"
             )
-        if e.decode and not (e.prefill or e.extend or e.reencode or e.waiting):
-            for seq, branch in self._streams.branches.items():
-                stored = len(branch.resident) - branch.pending
-                room = len(tables.get(seq, {})) * self._size
-                if branch.live and not branch.away and 0 < room < stored:
-                    self.say(
-                        f"step {e.step}: branch {seq} has {stored} tokens in memory and pages "
-                        f"for {room}"
-                    )
+        for seq, branch in self._streams.branches.items():
+            room = len(tables.get(seq, {})) * self._size
+            # without any page it was sampled from logits kept from before
+            if branch.live and not branch.away and 0 < room < branch.computed:
+                self.say(
+                    f"step {e.step}: branch {seq} has {branch.computed} tokens in memory and pages"
+                    f" for {room}"
+                )
+            branch.computed = 0
 
     def end(self) -> None:
         if self._streams.complete:
