@@ -91,20 +91,16 @@ class Engine:
         self.max_rows, self.chunk = max_rows, chunk
         self.tell, self.detokenize, self.tokenize = emit, detokenize, tokenize
         self.eos, self.sample = frozenset(eos), ops_sample
-        self.record_top, self.record_routing = (
-            record_top,
-            record_routing and forward.facts.experts > 0,
-        )
+        self.record_top = record_top
+        self.record_routing = record_routing and forward.facts.experts > 0
         self.clock, self.started = clock, clock()
 
-        self.memory = Memory(forward.new_pool(forward.layout(pages, page_size)), self)
+        self.memory: Memory = Memory(forward.new_pool(forward.layout(pages, page_size)), self)
         self.inbox = Inbox()
         self.control = Control(self)
         self.ledger = Ledger(self)
         self.on_command: CommandHandler | None = None  # obeys what the engine itself does not
-        self.on_cancel: Callable[[RequestId], None] | None = (
-            None  # told after a request's branches went
-        )
+        self.on_cancel: Callable[[RequestId], None] | None = None  # its branches went already
 
         self.now = Step(0)
         self.began = 0.0  # seconds since the start, of the step in progress

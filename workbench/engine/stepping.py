@@ -11,7 +11,6 @@ from workbench.engine import scheduler
 from workbench.engine.batch import Packed, Row, pack
 from workbench.engine.errors import PoolTooSmall, StepFailed
 from workbench.engine.jobs import Advance, Generate
-from workbench.engine.memory import Memory
 from workbench.engine.sampler import draw
 from workbench.engine.scheduler import Candidate, Plan, Room, Victim
 from workbench.engine.sequence import Branch
@@ -111,7 +110,7 @@ class _Entry:
     always may."""
 
     def __init__(self, engine: "Engine") -> None:
-        self._memory: Memory = engine.memory
+        self._memory = engine.memory
         self._left: int | None = None  # pages, counted when first asked
 
     def admits(self, branch: Branch, *, first: bool) -> bool:

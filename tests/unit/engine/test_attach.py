@@ -53,9 +53,6 @@ def think(views: list[tuple[Worker, list[Worker]]], tokens: list[int]) -> None:
         worker.logits = (norm(x) @ FORWARD.head.T)[0].float()
 
 
-from workbench.forward import PLAIN as _PLAIN
-
-
 def solo(worker: Worker, before: list[Worker], text: list[int]) -> None:
     for token in text:
         think([(worker, before)], [token])

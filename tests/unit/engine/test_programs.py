@@ -13,7 +13,19 @@ from tests.fakes import Bench, TinyForward, bench, drive, poison_unowned, text_o
 from workbench.engine.errors import BadArgument, PoolTooSmall, WindowFull
 from workbench.engine.protocols import Sampler, Until, Want
 from workbench.engine.sequence import Branch
-from workbench.events import PageFreed
+from workbench.events import (
+    BranchOpened,
+    PageAllocated,
+    PageCached,
+    PageCopied,
+    PageFreed,
+    PageReleased,
+    PageShared,
+    Pruned,
+    StepEnded,
+    TokenSampled,
+    TokensFed,
+)
 from workbench.words import Finish, FreeReason, PruneMode
 
 FORWARD = TinyForward()
@@ -141,6 +153,51 @@ class Program:
                 assert (peek.logits - fresh).abs().max() < 1e-5, branch
 
 
+def replay(b: Bench, branches: list[Branch]) -> None:
+    """The facts alone tell the same story: what each page went through, what each stream became."""
+    count = dict.fromkeys(range(b.engine.memory.pages.pages), 0)
+    cached: set[int] = set()
+    streams: dict[int, list[int]] = {}
+    for event in b.told:
+        match event:
+            case PageAllocated(page=page) | PageCopied(page=page):
+                assert count[page] == 0
+                assert page not in cached, "only a free page is given out"
+                count[page] = 1
+            case PageShared(page=page, refcount=refcount):
+                assert count[page] > 0 or page in cached
+                cached.discard(page)
+                count[page] += 1
+                assert refcount == count[page]
+            case PageReleased(page=page, refcount=refcount):
+                count[page] -= 1
+                assert refcount == count[page] >= 0
+            case PageCached(page=page):
+                assert count[page] == 0
+                cached.add(page)
+            case PageFreed(page=page, reason=reason):
+                assert count[page] == 0
+                assert (page in cached) is (reason is FreeReason.EVICTED)
+                cached.discard(page)
+            case StepEnded(pages_held=held):
+                assert held == sum(refs > 0 for refs in count.values())
+            case BranchOpened(seq=seq, parent=parent, at=at):
+                streams[seq] = [] if parent is None else streams[parent][:at]
+            case TokensFed(seq=seq, index=index, tokens=tokens):
+                streams[seq] = [*streams[seq][:index], *tokens]
+            case TokenSampled(seq=seq, index=index, token=token):
+                assert index == len(streams[seq])
+                streams[seq].append(token)
+            case Pruned(seq=seq, start=start, cause="edit"):
+                streams[seq] = streams[seq][:start]
+            case Pruned(length_before=before, length_after=after, removed=removed):
+                assert before - after == removed
+    assert not any(count.values())
+    for branch in branches:
+        if branch.seq in streams:
+            assert streams[branch.seq] == branch.tokens
+
+
 def run_program(seed: int, wishes: int, page_size: int, pages: int, exact: bool) -> None:
     rng = random.Random(seed)
     b = bench(
@@ -160,7 +217,7 @@ def run_program(seed: int, wishes: int, page_size: int, pages: int, exact: bool)
     assert pages_table.held == 0
     assert not any(pages_table.refcount)
     assert pages_table.resident == 0
-    assert all(e.reason is not FreeReason.PREEMPTED or not exact or pages for e in b.of(PageFreed))
+    replay(b, program.branches)
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
