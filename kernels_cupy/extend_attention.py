@@ -2,11 +2,11 @@
 
 import math
 
+import torch
 from torch import Tensor
 
-from kernels_cupy.errors import need
 from kernels_cupy.launch import Instance, LaunchPlan, elem, f32, has_wgmma, i32, kernel, shared_limit
-from kernels_cupy.paged_attention import DECLARED, HEAD_DIMS, page_log2
+from kernels_cupy.paged_attention import DECLARED, HEAD_DIMS, page_log2, parts
 from kernels_cupy.plan import AttentionPlan
 
 WARPS = 4
@@ -38,8 +38,14 @@ INSTANCES = tuple(
     for limit, archs in ((163 << 10, ("sm_80", "sm_90a")), (99 << 10, ("sm_120",)))
 )
 INSTANCES += tuple(
-    Instance("extend_attention_wgmma", "extend_attention_wgmma", {"ELEM": e, "HEAD_DIM": d}, ("sm_90a",))
+    Instance(
+        "extend_attention_wgmma",
+        "extend_attention_wgmma",
+        {"ELEM": e, "HEAD_DIM": d, "PARTS": as_parts},
+        ("sm_90a",),
+    )
     for e, d in ((0, 64), (0, 128), (1, 128))
+    for as_parts in (0, 1)
 )
 
 
@@ -58,17 +64,50 @@ def extend_attention(
         return
     _, heads, dim = q.shape
     kv_heads = k.shape[1]
-    need(dim in HEAD_DIMS, f"head_dim of {HEAD_DIMS} (others: ops='cpu')", dim)
-    need(q.is_contiguous() and k.is_contiguous() and v.is_contiguous(), "packed tensors", q, k, v)
     if dim in WGMMA_DIMS and has_wgmma(q.device):
-        launch = LaunchPlan((plan.tiles.shape[0], kv_heads, 1), 256, 1024 + 5 * 128 * dim * 2)
-        name, s = "extend_attention_wgmma", {"HEAD_DIM": dim}
-    else:
-        name, s = "extend_attention", settings(dim, shared_limit(q.device))
-        launch = LaunchPlan((plan.tiles.shape[0], kv_heads, 1), 32 * WARPS, shared_bytes(s))
-    kernel(name, name, q.device, ELEM=elem(q.dtype), **s)(
-        launch,
-        q, k, v, out, plan.tables, plan.tiles, i32(plan.tables.shape[1]),
-        i32(page_size), i32(page_log2(page_size)), i32(kv_heads), i32(heads // kv_heads),
+        _by_warpgroup(q, k, v, out, plan, page_size, scale, window, plan.tiles, 0)
+        return
+    s = settings(dim, shared_limit(q.device))
+    kernel("extend_attention", "extend_attention", q.device, ELEM=elem(q.dtype), **s)(
+        LaunchPlan((plan.tiles.shape[0], kv_heads, 1), 32 * WARPS, shared_bytes(s)),
+        q, k, v, out, plan.tables, plan.tiles, i32(plan.tables.shape[1]), i32(page_size),
+        i32(page_log2(page_size)), i32(kv_heads), i32(heads // kv_heads),
         f32(scale * math.log2(math.e)), i32(window or 0),
+    )  # fmt: skip
+
+
+def shared_prefix_attention(
+    q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, page_size: int, scale: float
+) -> None:
+    """Parts of the tokens that read shared prefixes together."""
+    if plan.shared_tiles is not None:
+        _by_warpgroup(q, k, v, None, plan, page_size, scale, None, plan.shared_tiles, 1)
+
+
+def serves_shared_prefixes(dim: int, device: torch.device) -> bool:
+    """Else items of paged_attention serve them."""
+    return dim in WGMMA_DIMS and has_wgmma(device)
+
+
+def _by_warpgroup(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor | None,
+    plan: AttentionPlan,
+    page_size: int,
+    scale: float,
+    window: int | None,
+    tiles: Tensor,
+    as_parts: int,
+) -> None:
+    _, heads, dim = q.shape
+    kv_heads = k.shape[1]
+    part, lse = parts(q, plan)
+    name = "extend_attention_wgmma"
+    kernel(name, name, q.device, ELEM=elem(q.dtype), HEAD_DIM=dim, PARTS=as_parts)(
+        LaunchPlan((tiles.shape[0], kv_heads, 1), 256, 1024 + 5 * 128 * dim * 2),
+        q, k, v, out, plan.tables, tiles, i32(plan.tables.shape[1]), i32(page_size),
+        i32(page_log2(page_size)), i32(kv_heads), i32(heads // kv_heads),
+        f32(scale * math.log2(math.e)), i32(window or 0), plan.shared_list, part, lse,
     )  # fmt: skip

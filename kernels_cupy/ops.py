@@ -9,10 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels_cupy import bridge
-from kernels_cupy.errors import need
+from kernels_cupy.attention import attention
 from kernels_cupy.expert_mlp import expert_mlp
-from kernels_cupy.extend_attention import extend_attention
-from kernels_cupy.paged_attention import paged_attention
 from kernels_cupy.rms_norm import add_rms_norm, rms_norm
 from kernels_cupy.route import route
 from kernels_cupy.sample import sample
@@ -73,12 +71,10 @@ class CudaOps:
     def attention(
         self, q: Tensor, plan: Any, layer: int, scale: float, sliding_window: int | None
     ) -> Tensor:
-        need(q.is_contiguous(), "attention: packed q, as rope_store returns it", q)
         keys, values = plan.pool.keys[layer], plan.pool.values[layer]
         work = plan.attention(sliding_window, q.shape[1])
         out = torch.empty_like(q)
-        paged_attention(q, keys, values, out, work, plan.layout.page_size, scale)
-        extend_attention(q, keys, values, out, work, plan.layout.page_size, scale, sliding_window)
+        attention(q, keys, values, out, work, plan.layout.page_size, scale, sliding_window)
         return out
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:

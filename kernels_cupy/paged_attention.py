@@ -26,7 +26,7 @@ WARPS = 4
 
 def wide_rows(head_dim: int) -> int:
     """Query rows of an item of a shared prefix: what the registers hold."""
-    return 32 if head_dim <= 64 else 16
+    return 32 if head_dim <= 64 else 16 if head_dim <= 128 else NARROW
 
 
 def settings(head_dim: int, rows: int, limit: int) -> dict[str, int]:
@@ -34,8 +34,11 @@ def settings(head_dim: int, rows: int, limit: int) -> dict[str, int]:
     stages, resident = (2, 1) if head_dim == 256 else (3, 2)
     if rows > NARROW and head_dim > 64:
         resident = 1
-    if shared_bytes(head_dim, stages) > limit:  # consumer cards
-        stages, resident = 2, 1
+    each = shared_bytes(head_dim, rows, stages) + 2048  # what the system and the tables take
+    if resident * each > limit + 1024:
+        stages = 2
+        each = shared_bytes(head_dim, rows, stages) + 2048
+        resident = max(1, min(resident, (limit + 1024) // each))
     return {"HEAD_DIM": head_dim, "ROWS": rows, "STAGES": stages, "RESIDENT": resident}
 
 
@@ -44,40 +47,54 @@ def page_log2(page_size: int) -> int:
     return page_size.bit_length() - 1 if page_size & (page_size - 1) == 0 else -1
 
 
-def shared_bytes(head_dim: int, stages: int) -> int:
-    return WARPS * stages * 2 * 16 * (head_dim + 8) * 2
+def shared_bytes(head_dim: int, rows: int, stages: int) -> int:
+    """The warps' rings of K and V, and the room in which their results are merged."""
+    ring = WARPS * stages * 2 * 16 * (head_dim + 8) * 2
+    return ring + WARPS * rows * ((32 if head_dim % 64 else 64) + 4) * 4
 
 
 INSTANCES = tuple(
-    Instance("paged_attention", "paged_attention", {"ELEM": e, **settings(d, rows, 227 << 10)})
+    Instance(
+        "paged_attention", "paged_attention", {"ELEM": e, **settings(d, rows, limit)}, (arch,)
+    )
+    for arch, limit in (("sm_80", 163 << 10), ("sm_90a", 227 << 10), ("sm_120", 99 << 10))
     for e, d in DECLARED
-    for rows in (NARROW, wide_rows(d))
+    for rows in sorted({NARROW, wide_rows(d)})
 )
 
 
 def paged_attention(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: AttentionPlan, page_size: int, scale: float
 ) -> None:
-    """Write `out` [T, Q, D] for the tokens that `plan` has items for.
+    """Write `out` [T, Q, D], or parts, for the tokens that `plan` has items for.
 
     q [T, Q, D] packed; k and v [slots, H, D] of one layer, packed.
     """
-    _, heads, dim = q.shape
-    kv_heads = k.shape[1]
-    need(dim in HEAD_DIMS, f"head_dim of {HEAD_DIMS} (others: ops='cpu')", dim)
-    need(heads % kv_heads == 0 and heads // kv_heads <= NARROW, "at most 8 heads a KV head", q, k)
-    need(q.is_contiguous() and k.is_contiguous() and v.is_contiguous(), "packed tensors", q, k, v)
-    part = scratch.floats(q.device, "part", scratch.round_up(plan.parts * heads * dim))
-    lse = scratch.floats(q.device, "part lse", scratch.round_up(plan.parts * heads))
+    part, lse = parts(q, plan)
     for launch in plan.launches:
         _launch(launch, q, k, v, out, plan, page_size, scale, part, lse)
-    if plan.merge_tokens is not None:
-        count = plan.merge_tokens.shape[0]
-        defines = {"ELEM": elem(q.dtype), **settings(dim, NARROW, shared_limit(q.device))}
-        kernel("paged_attention", "merge_parts", q.device, **defines)(
-            LaunchPlan.warps(count * heads),
-            part, lse, plan.merge_tokens, plan.merge_starts, out, i32(count), i32(heads),
-        )  # fmt: skip
+
+
+def parts(q: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
+    """Room for the results of tokens that several items serve: [n, Q, D] and their log2 weights [n, Q]."""
+    rows = plan.parts * q.shape[1]
+    return (
+        scratch.floats(q.device, "part", scratch.round_up(rows * q.shape[2])),
+        scratch.floats(q.device, "part lse", scratch.round_up(rows)),
+    )
+
+
+def merge_parts(q: Tensor, out: Tensor, plan: AttentionPlan) -> None:
+    """Write `out` for the tokens that have several parts."""
+    if plan.merge_tokens is None:
+        return
+    _, heads, dim = q.shape
+    count = plan.merge_tokens.shape[0]
+    defines = {"ELEM": elem(q.dtype), **settings(dim, NARROW, shared_limit(q.device))}
+    kernel("paged_attention", "merge_parts", q.device, **defines)(
+        LaunchPlan.warps(count * heads),
+        *parts(q, plan), plan.merge_tokens, plan.merge_starts, out, i32(count), i32(heads),
+    )  # fmt: skip
 
 
 def _launch(
@@ -98,7 +115,7 @@ def _launch(
     rows = 2 * blocks * launch.width
     items = launch.items.shape[0]
     kernel("paged_attention", "paged_attention", q.device, ELEM=elem(q.dtype), **s)(
-        LaunchPlan((blocks, 1, 1), 32 * WARPS, shared_bytes(dim, s["STAGES"])),
+        LaunchPlan((blocks, 1, 1), 32 * WARPS, shared_bytes(dim, launch.width, s["STAGES"])),
         q, k, v, out, plan.tables, launch.prefix, launch.items, launch.rows, plan.turns,
         scratch.floats(q.device, "partial", rows * dim), scratch.floats(q.device, "stats", rows * 2),
         part, lse, scratch.counters(q.device, "items", scratch.round_up(items * kv_heads)),

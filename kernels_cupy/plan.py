@@ -57,10 +57,23 @@ class AttentionPlan:
     tables: Tensor  # int32 [B + segments, W]
     launches: tuple[ItemTables, ...]
     tiles: Tensor | None  # int32 [N, 8] of extend_attention, heaviest first
+    shared_tiles: Tensor | None  # int32 [N, 8] of extend_attention_wgmma over shared prefixes
+    shared_list: Tensor | None  # int32 [n, 2]: token and part of their rows
     parts: int
     merge_tokens: Tensor | None  # int32 [n] tokens with several parts
     merge_starts: Tensor | None  # int32 [n + 1]
     turns: Tensor | None  # float32 [shifts, D / 2, 2]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Rows whose results are parts, until each part has its place. Without items: a shared tile."""
+
+    items: Items | None
+    table: int
+    records: list[list[int]]
+    start: int
+    stop: int
 
 
 @dataclass(slots=True)
@@ -68,9 +81,12 @@ class _Draft:
     narrow: Items = field(default_factory=Items)
     wide: Items = field(default_factory=Items)
     tiles: list[tuple[int, ...]] = field(default_factory=list)
+    shared_tiles: list[tuple[int, ...]] = field(default_factory=list)
+    shared_list: list[tuple[int, int]] = field(default_factory=list)
     parts: dict[int, int] = field(default_factory=dict)  # token -> how many results it has
     shifts: dict[int, int] = field(default_factory=dict)  # shift -> row of the turns
     wide_rows: int = 16
+    group: int = 1
     extra: list[Sequence[int]] = field(default_factory=list)  # block tables of segments
 
 
@@ -81,16 +97,20 @@ def draft(
     block: int,
     shared: Sequence["Prefix"] = (),
     wide: int = 16,
+    blocks: int = 0,
 ) -> _Draft:
-    """The step's items and tiles. `block` is the query rows of a tile of extend_attention, `wide` those
-    of an item of a shared prefix."""
-    d = _Draft(wide_rows=wide)
+    """The step's items and tiles. `block` is the query rows of a tile of extend_attention, `wide` those of
+    an item of a shared prefix; with `blocks`, shared prefixes become that many tiles instead, a KV head."""
+    d = _Draft(wide_rows=wide, group=group)
     starts, lens = batch.query_start.tolist(), batch.kv_lens.tolist()
     prefix_of = {row: p for p in shared for row in p.rows}
-    waiting: list[tuple[Items, int, list[list[int]], int]] = []  # items whose rows have parts
+    waiting: list[_Waiting] = []  # items whose rows have parts
     for p in shared:
         records = [_record(starts[r], 0, p.entries) for r in p.rows]
-        _chunked(waiting, d.wide, p.rows[0], records, p.entries, wide // group)
+        if blocks:
+            _shared_tiles(d, waiting, p, records, block // group, group, blocks)
+        else:
+            _chunked(waiting, d.wide, p.rows[0], records, p.entries, wide // group)
     for row in range(batch.rows):
         new = starts[row + 1] - starts[row]
         if new == 0:
@@ -159,6 +179,7 @@ def finish(
     for _, i in launches:
         arrays += [_ints(i.items, 8), _ints(i.rows, 8), np.cumsum([0, *i.tiles], dtype=np.int32)]
     arrays.append(_ints(sorted(d.tiles, key=lambda t: -(t[4] + t[3])), 8))
+    arrays += [_ints(d.shared_tiles, 8), _ints(d.shared_list, 2)]
     arrays.append(np.array([t for t, _ in counts], dtype=np.int32))
     arrays.append(np.cumsum([0, *(n for _, n in counts)], dtype=np.int32))
     on_device = iter(_upload(arrays, device))
@@ -166,12 +187,14 @@ def finish(
     made = tuple(
         ItemTables(w, next(on_device), next(on_device), next(on_device)) for w, _ in launches
     )
-    tiles, tokens, starts = on_device
+    tiles, shared_tiles, shared_list, tokens, starts = on_device
     merged = len(counts) > 0
     return AttentionPlan(
         tables,
         made,
         tiles if d.tiles else None,
+        shared_tiles if d.shared_tiles else None,
+        shared_list if d.shared_tiles else None,
         int(sum(n for _, n in counts)),
         tokens if merged else None,
         starts if merged else None,
@@ -198,8 +221,27 @@ def _tiles(
         d.tiles.append((row, token0, rows, row0, limit0, 0, 0, 0))
 
 
+def _shared_tiles(
+    d: _Draft,
+    waiting: list[_Waiting],
+    p: Prefix,
+    records: list[list[int]],
+    tokens: int,
+    group: int,
+    blocks: int,
+) -> None:
+    """The prefix cut so that there are about `blocks` tiles, none shorter than 256 entries."""
+    row_tiles = -(-len(records) // tokens)
+    chunks = max(1, min(blocks // row_tiles, p.entries // 256))
+    step = -(-p.entries // (chunks * 128)) * 128
+    for start in range(0, p.entries, step):
+        for i in range(0, len(records), tokens):
+            some = [list(r) for r in records[i : i + tokens]]
+            waiting.append(_Waiting(None, p.rows[0], some, start, min(start + step, p.entries)))
+
+
 def _chunked(
-    waiting: list[tuple[Items, int, list[list[int]], int]],
+    waiting: list[_Waiting],
     items: Items,
     table: int,
     records: list[list[int]],
@@ -208,12 +250,12 @@ def _chunked(
 ) -> None:
     for i in range(0, len(records), tokens):
         some = records[i : i + tokens]
-        waiting.append((items, table, some, min(stop, max(r[2] for r in some))))
+        waiting.append(_Waiting(items, table, some, 0, min(stop, max(r[2] for r in some))))
 
 
 def _segment(
     d: _Draft,
-    waiting: list[tuple[Items, int, list[list[int]], int]],
+    waiting: list[_Waiting],
     rows: int,
     s: Segment,
     token0: int,
@@ -229,20 +271,25 @@ def _segment(
     _chunked(waiting, d.narrow, table, records, s.stop, tokens)
 
 
-def _number_parts(d: _Draft, waiting: list[tuple[Items, int, list[list[int]], int]]) -> None:
+def _number_parts(d: _Draft, waiting: list[_Waiting]) -> None:
     """Give each result of a token its place: tokens ascending, a token's results together."""
-    for _, _, records, _ in waiting:
-        for r in records:
+    for w in waiting:
+        for r in w.records:
             d.parts[r[0]] = d.parts.get(r[0], 0) + 1
     place, at = {}, 0
     for token, n in sorted(d.parts.items()):
         place[token] = at
         at += n
-    for items, table, records, stop in waiting:
-        for r in records:
+    for w in waiting:
+        for r in w.records:
             r[3] = place[r[0]]
             place[r[0]] += 1
-        items.add(table, records, stop)
+        if w.items is not None:
+            w.items.add(w.table, w.records, w.stop)
+        else:
+            rows = len(w.records) * d.group
+            d.shared_tiles.append((w.table, len(d.shared_list), rows, 0, 0, w.start, w.stop, 0))
+            d.shared_list += [(r[0], r[3]) for r in w.records]
 
 
 def _ints(rows: Sequence[Sequence[int]], width: int) -> Ints:

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels_cupy import extend_attention, paged_attention
+from kernels_cupy.attention import plan_attention
 from kernels_cupy.errors import need
-from kernels_cupy.launch import shared_limit
-from kernels_cupy.plan import AttentionPlan, draft, finish, shared_prefixes
+from kernels_cupy.plan import AttentionPlan, shared_prefixes
 from kernels_cupy.store_kv import rope_table
 from workbench.forward import ForwardBatch
 from workbench.kv.layout import KVLayout
@@ -36,15 +35,13 @@ class StepPlan:
         """The tables for layers with this sliding window and number of query heads."""
         if window not in self._plans:
             layout, batch = self.layout, self.batch
-            group = heads // layout.kv_heads
-            block = extend_attention.block_rows(layout.head_dim, shared_limit(self.device))
             shared = []
             if self.share and window is None and layout.head_dim <= 128:
                 each = 2 * layout.kv_heads * layout.head_dim * layout.dtype.itemsize
                 shared = shared_prefixes(batch, layout.page_size, each)
-            wide = paged_attention.wide_rows(layout.head_dim)
-            drafted = draft(batch, window, group, block, shared, wide)
-            self._plans[window] = finish(drafted, batch, self.device, self._turns)
+            self._plans[window] = plan_attention(
+                batch, window, heads, layout.kv_heads, layout.head_dim, self.device, self._turns, shared
+            )
         return self._plans[window]
 
     def _turns(self, shifts: list[int]) -> Tensor:

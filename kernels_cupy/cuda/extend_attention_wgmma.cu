@@ -9,6 +9,9 @@
 #ifndef HEAD_DIM  // 64 or 128
 #define HEAD_DIM 128
 #endif
+#ifndef PARTS  // 1: a range of entries that many rows share, all of it; results are parts to be merged
+#define PARTS 0
+#endif
 #include "common/paging.cuh"
 #include "common/vector.cuh"
 #include "common/warp.cuh"
@@ -22,7 +25,9 @@
 #define TILE_BYTES (HEAD_DIM / 64 * HALF_TILE)
 #define NEVER (-__int_as_float(0x7f800000))
 
-struct Tile { int table, token0, rows, row0, limit0, unused[3]; };  // as in extend_attention.cu
+// as in extend_attention.cu; with PARTS token0 indexes `list`, and the entries are [begin, stop)
+struct Tile { int table, token0, rows, row0, limit0, begin, stop, unused; };
+struct Listed { int token, part; };
 
 struct Softmax {
     float top[2], sum[2], rescale[2];
@@ -64,7 +69,8 @@ __device__ __forceinline__ void soften(float (&s)[N / 2], Softmax& a, float scal
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     extend_attention_wgmma(const elem* __restrict__ q, const elem* __restrict__ k, const elem* __restrict__ v,
                            elem* __restrict__ out, const int* __restrict__ tables, const Tile* __restrict__ tiles,
-                           int table_width, int page_size, int page_log2, int kv_heads, int group, float scale_log2, int window) {
+                           int table_width, int page_size, int page_log2, int kv_heads, int group, float scale_log2, int window,
+                           const Listed* __restrict__ list, float* __restrict__ part, float* __restrict__ part_lse) {
     DYNAMIC_SHARED(unaligned);
     __shared__ u32 offsets[4][N];
     unsigned char* shared = aligned_shared(unaligned, 1024);
@@ -73,9 +79,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, heads = kv_heads * group;
     const Paging paging{page_size, page_log2};
     const int* table = tables + i64(tile.table) * table_width;
+#if PARTS
+    const int last_limit = tile.stop, first_limit = tile.stop, begin = tile.begin / N;
+#else
     const int last_limit = tile.limit0 + (tile.row0 + tile.rows - 1) / group;  // of the tile's last token
     const int first_limit = tile.limit0 + tile.row0 / group;
     const int begin = window > 0 ? max(0, first_limit - window) / N : 0;
+#endif
+    const auto token_of = [&](int row) -> i64 {
+        return PARTS ? list[tile.token0 + row / group].token : tile.token0 + row / group;
+    };
     const int steps = (last_limit + N - 1) / N - begin;
     const Vec16* k16 = reinterpret_cast<const Vec16*>(k);
     const Vec16* v16 = reinterpret_cast<const Vec16*>(v);
@@ -101,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     for (int i = threadIdx.x; i < BM * CHUNKS; i += THREADS) {
         const int r = i / CHUNKS, chunk = i % CHUNKS, row = tile.row0 + r;
-        const i64 token = tile.token0 + row / group;
+        const i64 token = r < tile.rows ? token_of(row) : 0;
         copy16_async(qs + chunk / 8 * HALF_TILE + swizzled(r, chunk % 8),
                      q + (r < tile.rows ? (token * heads + head * group + row % group) * HEAD_DIM + chunk * 8 : 0),
                      r < tile.rows);
@@ -121,7 +134,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     int limit[2];
 #pragma unroll
-    for (int h = 0; h < 2; h++) limit[h] = tile.limit0 + (tile.row0 + warp * 16 + 8 * h + lane / 4) / group;
+    for (int h = 0; h < 2; h++)
+        limit[h] = PARTS ? last_limit : tile.limit0 + (tile.row0 + warp * 16 + 8 * h + lane / 4) / group;
     const Matrix queries = matrix(qs + warp / 4 * 64 * 128, 16, 1024);
     float o[HEAD_DIM / 2] = {}, s[N / 2];
     u32 p[N / 16][4];
@@ -207,11 +221,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const float inverse = all > 0.f ? 1.f / all : 0.f;
         const int r = warp * 16 + 8 * h + lane / 4, row = tile.row0 + r;
         if (r < tile.rows) {
-            elem* to = out + (i64(tile.token0 + row / group) * heads + head * group + row % group) * HEAD_DIM;
+#if PARTS
+            const i64 at = i64(list[tile.token0 + row / group].part) * heads + head * group + row % group;
+            if (lane % 4 == 0) part_lse[at] = all > 0.f ? a.top[h] + log2f(all) : NEVER;
+#pragma unroll
+            for (int d = 0; d < HEAD_DIM / 8; d++)
+                *reinterpret_cast<float2*>(part + at * HEAD_DIM + 8 * d + 2 * (lane % 4)) =
+                    float2{o[4 * d + 2 * h] * inverse, o[4 * d + 2 * h + 1] * inverse};
+#else
+            elem* to = out + (token_of(row) * heads + head * group + row % group) * HEAD_DIM;
 #pragma unroll
             for (int d = 0; d < HEAD_DIM / 8; d++)
                 store_pair(to + 8 * d + 2 * (lane % 4),
                            pack_halves(o[4 * d + 2 * h] * inverse, o[4 * d + 2 * h + 1] * inverse));
+#endif
         }
     }
 }

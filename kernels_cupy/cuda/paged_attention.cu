@@ -8,7 +8,7 @@
 // straddles lanes leaves partial results; the last block to arrive merges them in the order of entries.
 //
 // Within a tile each warp owns 16 entries and loads them for itself (cp.async, STAGES deep), so the main
-// loop has no block barrier. Products are transposed: S^T = K Q^T and O^T = V^T P^T, entries or head_dim
+// loop has no block barrier; loads run on over the borders of items, under the merges. Products are transposed: S^T = K Q^T and O^T = V^T P^T, entries or head_dim
 // in the 16 rows of the tensor-core tile and query rows (tokens x heads of the group) in its 8 columns,
 // so that few rows waste nothing.
 #ifndef ELEM  // 0 bfloat16, 1 float16; all set by kernels_cupy/paged_attention.py
@@ -42,6 +42,9 @@
 #define KSTEPS (HEAD_DIM / 16)
 #define COLUMNS (ROWS / 8)
 #define STAGE (2 * 16 * PITCH)  // elements a warp and stage: 16 rows of K, 16 of V
+#define SPAN (HEAD_DIM % 64 ? 32 : 64)       // of head_dim, that the warps of a block merge at a time
+#define ROOM (WARPS * ROWS * (SPAN + 4))      // floats
+#define PIECES (ROOM / (2 * ROWS + 1))        // results that a merge can hold
 #define NEVER (-__int_as_float(0x7f800000))
 
 struct Item { int table, lo, hi, row0, tokens, full_lo, full_hi, unused; };
@@ -51,6 +54,7 @@ struct Work {  // the same for all blocks
     const elem *q, *k, *v;
     elem* out;
     const int *tables, *prefix;
+    int table_width;
     const Item* items;
     const Row* rows;
     const float* turns;    // [n, D / 2, 2] cos, sin by which a query is turned before it reads
@@ -63,26 +67,37 @@ struct Work {  // the same for all blocks
 };
 
 struct Warp {
-    elem* stage;     // this warp's ring
-    const int* table;
-    int lane, warp, head, lo, hi;
+    elem* stage;  // this warp's ring
+    int lane, warp, head;
 };
 
-// slot offset, in 16-byte chunks, of entry `e` as seen by the lane that owns it
-__device__ __forceinline__ u32 chunk_of(const Work& w, const Warp& me, int page, int e) {
-    return (w.paging.slot(page, e) * w.kv_heads + me.head) * CHUNKS;
-}
-__device__ __forceinline__ int entry_of(const Warp& me, int tile) {
-    return me.lo + tile * TILE + me.warp * 16 + (me.lane & 15);
-}
-__device__ __forceinline__ int page_of(const Work& w, const Warp& me, int tile) {
-    const int e = min(entry_of(me, tile), me.hi - 1);
-    return __ldg(me.table + w.paging.page(e));
-}
-__device__ __forceinline__ void issue(const Work& w, const Warp& me, int tile, int page, int slot) {
-    const int e = entry_of(me, tile);
-    const u32 mine = chunk_of(w, me, page, min(e, me.hi - 1));
-    const int live = e < me.hi;
+struct Cursor {  // a tile of the list, and the item that it is of
+    int index, tile, tiles, lo, hi;
+    const int* table;
+
+    __device__ __forceinline__ void enter(const Work& w, int item) {
+        index = item, tile = 0, tiles = __ldg(w.prefix + item + 1) - __ldg(w.prefix + item);
+        lo = __ldg(&w.items[item].lo), hi = __ldg(&w.items[item].hi);
+        table = w.tables + i64(__ldg(&w.items[item].table)) * w.table_width;
+    }
+    __device__ __forceinline__ void advance(const Work& w) {  // only while there is a tile left
+        if (++tile == tiles) {
+            do enter(w, index + 1);
+            while (tiles == 0);
+        }
+    }
+    __device__ __forceinline__ int entry(const Warp& me) const {  // of the lane, and of lane + 16
+        return lo + tile * TILE + me.warp * 16 + (me.lane & 15);
+    }
+    __device__ __forceinline__ int page(const Work& w, const Warp& me) const {
+        return __ldg(table + w.paging.page(min(entry(me), hi - 1)));
+    }
+};
+
+__device__ __forceinline__ void issue(const Work& w, const Warp& me, const Cursor& at, int page, int slot) {
+    const int e = at.entry(me);
+    const u32 mine = (w.paging.slot(page, min(e, at.hi - 1)) * w.kv_heads + me.head) * CHUNKS;  // in 16 bytes
+    const int live = e < at.hi;
     elem* to = me.stage + slot * STAGE;
     const Vec16* k = reinterpret_cast<const Vec16*>(w.k);
     const Vec16* v = reinterpret_cast<const Vec16*>(w.v);
@@ -101,6 +116,24 @@ __device__ __forceinline__ void issue(const Work& w, const Warp& me, int tile, i
     }
     copy_commit();
 }
+
+struct Loader {  // runs STAGES - 1 tiles ahead of the products
+    Cursor at;
+    int left, page, slot;
+
+    __device__ __forceinline__ void step(const Work& w, const Warp& me) {
+        if (left > 0) {
+            issue(w, me, at, page, slot);
+            if (--left > 0) {
+                at.advance(w);
+                page = at.page(w, me);  // a step before it is needed
+            }
+        } else {
+            copy_commit(), copy_commit();
+        }
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+    }
+};
 
 // query rows as the B operand: lane holds row l/4 of each 8, elements 2(l%4), +1, +8, +9 of each 16
 __device__ __forceinline__ void load_queries(const Work& w, const Item& item, int head, int lane,
@@ -193,38 +226,6 @@ __device__ __forceinline__ void tile_step(const Work& w, const Warp& me, const u
     }
 }
 
-// tiles [tile, tile + count) of the item for one KV head, by this warp
-__device__ __forceinline__ void attend(const Work& w, const Warp& me, const Item& item, int tile, int count,
-                                       Softmax& a, const int* first, const int* limit) {
-    int page = page_of(w, me, tile);
-#pragma unroll
-    for (int s = 0; s < STAGES - 1; s++) {
-        if (s < count) issue(w, me, tile + s, page, s);
-        else copy_commit(), copy_commit();
-        page = page_of(w, me, tile + s + 1);
-    }
-    u32 q[COLUMNS][KSTEPS][2];
-    load_queries(w, item, me.head, me.lane, q);
-    int slot = 0, ahead = STAGES - 1;
-    for (int t = 0; t < count; t++) {
-        __syncwarp();  // all lanes have left the slot that is filled now
-        if (t + STAGES - 1 < count) issue(w, me, tile + t + STAGES - 1, page, ahead);
-        else copy_commit(), copy_commit();
-        page = page_of(w, me, tile + t + STAGES);  // a step before it is needed
-        copy_wait<2 * STAGES - 1>();
-        __syncwarp();
-        const int e0 = me.lo + (tile + t) * TILE + me.warp * 16;
-        const elem* stage = me.stage + slot * STAGE;
-        if (e0 >= item.full_lo && e0 + 16 <= item.full_hi)
-            tile_step<false>(w, me, q, a, stage, e0, first, limit);
-        else
-            tile_step<true>(w, me, q, a, stage, e0, first, limit);
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
-        ahead = ahead + 1 == STAGES ? 0 : ahead + 1;
-    }
-    copy_wait<0>();
-}
-
 __device__ __forceinline__ void write_row(const Work& w, const Item& item, int head, int r, int d, float4 o,
                                           float top, float sum) {
     const Row& row = w.rows[item.row0 + r / w.group];
@@ -293,44 +294,64 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
     DYNAMIC_SHARED(shared);
     __shared__ float tops[WARPS][ROWS], sums[WARPS][ROWS];
     __shared__ int first[ROWS], limit[ROWS], is_last, at_item;
-    const Work w{q, k, v, out, tables, prefix, items, rows, turns, partial, stats, part, part_lse, counters,
+    const Work w{q, k, v, out, tables, prefix, table_width, items, rows, turns, partial, stats, part, part_lse, counters,
                  {page_size, page_log2}, kv_heads, group, scale_log2};
     const int all = prefix[item_count];  // tiles
-    const int lanes = min(int(gridDim.x) / kv_heads, max(1, all / MIN_TILES));
+    const int lanes = min(min(int(gridDim.x) / kv_heads, PIECES), max(1, all / MIN_TILES));
     const int place = blockIdx.x / kv_heads;
     if (place >= lanes || all == 0) return;
-    const int start = int(i64(place) * all / lanes);
-    int u = start;
-    const int end = int(i64(place + 1) * all / lanes);
+    const int start = int(i64(place) * all / lanes), end = int(i64(place + 1) * all / lanes);
     Warp me;
     me.lane = threadIdx.x % 32, me.warp = threadIdx.x / 32, me.head = blockIdx.x % kv_heads;
     me.stage = reinterpret_cast<elem*>(shared) + me.warp * STAGES * STAGE;
-    float* mine = reinterpret_cast<float*>(me.stage);  // [ROWS, D], once the ring has drained
-    const int row_chunks = HEAD_DIM / 4;
+    float* room = reinterpret_cast<float*>(shared + WARPS * STAGES * STAGE * sizeof(elem));
+    float* mine = room + me.warp * ROWS * (SPAN + 4);
     for (int i = threadIdx.x; i < item_count; i += 32 * WARPS)
-        if (prefix[i] <= u && u < prefix[i + 1]) at_item = i;
+        if (prefix[i] <= start && start < prefix[i + 1]) at_item = i;
     __syncthreads();
+    Loader loader;
+    loader.at.enter(w, at_item);
+    loader.at.tile = start - prefix[at_item];
+    loader.left = end - start, loader.slot = 0, loader.page = loader.at.page(w, me);
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) loader.step(w, me);
 
+    int u = start, slot = 0;
     for (int index = at_item; u < end; index++) {
         const Item item = items[index];
         const int begin = prefix[index], tiles = prefix[index + 1] - begin, tile = u - begin;
         const int count = min(end - u, tiles - tile);
         if (count == 0) continue;
-        me.lo = item.lo, me.hi = item.hi;
-        me.table = tables + i64(item.table) * table_width;
         const int live = item.tokens * group;
         if (threadIdx.x < ROWS) {
             const Row& row = rows[item.row0 + (int(threadIdx.x) < live ? threadIdx.x / group : 0)];
             first[threadIdx.x] = row.first;
             limit[threadIdx.x] = int(threadIdx.x) < live ? row.limit : 0x7fffffff;
         }
+        u32 queries[COLUMNS][KSTEPS][2];
+        load_queries(w, item, me.head, me.lane, queries);
         __syncthreads();
         Softmax a = {};
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) a.top[c][0] = a.top[c][1] = NEVER;
-        attend(w, me, item, tile, count, a, first, limit);
+        for (int t = 0; t < count; t++) {
+            __syncwarp();  // all lanes have left the slot that is filled now
+            loader.step(w, me);
+            copy_wait<2 * STAGES - 1>();
+            __syncwarp();
+            const int e0 = item.lo + (tile + t) * TILE + me.warp * 16;
+            const elem* stage = me.stage + slot * STAGE;
+            if (e0 >= item.full_lo && e0 + 16 <= item.full_hi)
+                tile_step<false>(w, me, queries, a, stage, e0, first, limit);
+            else
+                tile_step<true>(w, me, queries, a, stage, e0, first, limit);
+            slot = slot + 1 == STAGES ? 0 : slot + 1;
+        }
 
-        __syncwarp();
+        const int lane0 = int((i64(begin + 1) * lanes - 1) / all);
+        const int pieces = int((i64(begin + tiles) * lanes - 1) / all) - lane0 + 1;
+        // a block has at most two results that straddle: of the item it begins with and of the one it ends with
+        const i64 result = 2 * (i64(place) * kv_heads + me.head) + (begin > start ? 1 : 0);
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++)
 #pragma unroll
@@ -341,38 +362,39 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
                 sum += __shfl_xor_sync(FULL, sum, 16);
                 const int row = 8 * c + 2 * (me.lane % 4) + r;
                 if (me.lane < 4) tops[me.warp][row] = a.top[c][r], sums[me.warp][row] = sum;
+            }
 #pragma unroll
-                for (int n = 0; n < KSTEPS; n++) {
-                    mine[row * HEAD_DIM + 16 * n + me.lane / 4] = a.o[c][n][r];
-                    mine[row * HEAD_DIM + 16 * n + 8 + me.lane / 4] = a.o[c][n][2 + r];
+        for (int span = 0; span < HEAD_DIM; span += SPAN) {
+            if (span > 0) __syncthreads();
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++)
+#pragma unroll
+                for (int i = 0; i < SPAN / 4; i++) {
+                    const int n = i / 4, part = i % 4;  // o^T: head_dim 16n + l/4 (+8), rows 2(l%4) (+1)
+                    mine[(8 * c + 2 * (me.lane % 4) + part % 2) * (SPAN + 4) + 16 * n + 8 * (part / 2) + me.lane / 4] =
+                        a.o[c][span / 16 + n][part];
                 }
-            }
-        __syncthreads();
-
-        const int lane0 = int((i64(begin + 1) * lanes - 1) / all);
-        const int pieces = int((i64(begin + tiles) * lanes - 1) / all) - lane0 + 1;
-        // a block has at most two results that straddle: of the item it begins with and of the one it ends with
-        const i64 slot = 2 * (i64(place) * kv_heads + me.head) + (begin > start ? 1 : 0);
-        for (int i = threadIdx.x; i < live * row_chunks; i += 32 * WARPS) {
-            const int r = i / row_chunks, d = 4 * (i % row_chunks);
-            float top = NEVER, sum = 0.f;
+            __syncthreads();
+            for (int i = threadIdx.x; i < live * (SPAN / 4); i += 32 * WARPS) {
+                const int r = i / (SPAN / 4), d = 4 * (i % (SPAN / 4));
+                float top = NEVER, sum = 0.f;
 #pragma unroll
-            for (int o = 0; o < WARPS; o++) top = fmaxf(top, tops[o][r]);
-            const float base = top == NEVER ? 0.f : top;
-            float4 x = {0.f, 0.f, 0.f, 0.f};
+                for (int o = 0; o < WARPS; o++) top = fmaxf(top, tops[o][r]);
+                const float base = top == NEVER ? 0.f : top;
+                float4 x = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
-            for (int o = 0; o < WARPS; o++) {
-                const float weight = exp2_fast(tops[o][r] - base);
-                const float4 y = *reinterpret_cast<const float4*>(
-                    reinterpret_cast<float*>(reinterpret_cast<elem*>(shared) + o * STAGES * STAGE) + r * HEAD_DIM + d);
-                sum += weight * sums[o][r];
-                x.x += weight * y.x, x.y += weight * y.y, x.z += weight * y.z, x.w += weight * y.w;
-            }
-            if (pieces == 1) {
-                write_row(w, item, me.head, r, d, x, top, sum);
-            } else {
-                *reinterpret_cast<float4*>(partial + (slot * ROWS + r) * HEAD_DIM + d) = x;
-                if (d == 0) stats[(slot * ROWS + r) * 2] = top, stats[(slot * ROWS + r) * 2 + 1] = sum;
+                for (int o = 0; o < WARPS; o++) {
+                    const float weight = exp2_fast(tops[o][r] - base);
+                    const float4 y = *reinterpret_cast<const float4*>(room + (o * ROWS + r) * (SPAN + 4) + d);
+                    sum += weight * sums[o][r];
+                    x.x += weight * y.x, x.y += weight * y.y, x.z += weight * y.z, x.w += weight * y.w;
+                }
+                if (pieces == 1) {
+                    write_row(w, item, me.head, r, span + d, x, top, sum);
+                } else {
+                    *reinterpret_cast<float4*>(partial + (result * ROWS + r) * HEAD_DIM + span + d) = x;
+                    if (span + d == 0) stats[(result * ROWS + r) * 2] = top, stats[(result * ROWS + r) * 2 + 1] = sum;
+                }
             }
         }
         if (pieces > 1) {
@@ -382,13 +404,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
             __syncthreads();
             if (is_last) {
                 __threadfence();
-                merge_pieces(w, item, me.head, live, lane0, pieces, int(i64(lane0) * all / lanes) < begin,
-                             reinterpret_cast<float*>(shared));
+                merge_pieces(w, item, me.head, live, lane0, pieces, int(i64(lane0) * all / lanes) < begin, room);
             }
         }
-        __syncthreads();  // the ring and the rows are used again
+        __syncthreads();  // the room and the rows are used again
         u += count;
     }
+    copy_wait<0>();
 }
 
 // Results of a token's several items, merged in their order; one warp a (token, query head).

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor
 
-from kernels_cupy import extend_attention as extend
+from kernels_cupy.attention import attention as run_attention
+from kernels_cupy.attention import plan_attention
 from kernels_cupy.expert_mlp import expert_mlp
-from kernels_cupy.extend_attention import extend_attention
-from kernels_cupy.launch import shared_limit
-from kernels_cupy.paged_attention import paged_attention, wide_rows
-from kernels_cupy.plan import draft, finish, shared_prefixes
+from kernels_cupy.plan import shared_prefixes
 from kernels_cupy.pool import CudaPool
 from kernels_cupy.route import route
 from kernels_cupy.store_kv import HeadNorm, rope_store, rope_table
@@ -24,17 +22,15 @@ def attention(case: Step, seed: int, device: str, *, share: bool = False) -> Non
     m, where, scale = make(case, seed, device), torch.device(device), case.dim**-0.5
     shared = shared_prefixes(m.batch, case.page, 1, worth=1) if share else []
     assert bool(shared) == share
-    group = case.heads // case.kv_heads
-    block = extend.block_rows(case.dim, shared_limit(where))
-    drafted = draft(m.batch, case.window, group, block, shared, wide_rows(case.dim))
     turns = lambda shifts: rope_table(  # noqa: E731
         torch.tensor(shifts, device=device), m.inv_freq, 1.0, case.dim
     )
-    plan = finish(drafted, m.batch, where, turns)
-    out = torch.full_like(m.q, torch.nan)
-    for _ in range(2):  # counters must be back at zero
-        paged_attention(m.q, m.keys, m.values, out, plan, case.page, scale)
-    extend_attention(m.q, m.keys, m.values, out, plan, case.page, scale, case.window)
+    plan = plan_attention(
+        m.batch, case.window, case.heads, case.kv_heads, case.dim, where, turns, shared
+    )
+    for _ in range(2):  # the counters of the first launch must be back at zero
+        out = torch.full_like(m.q, torch.nan)
+        run_attention(m.q, m.keys, m.values, out, plan, case.page, scale, case.window)
     want = twins.attention(
         m.q, m.keys, m.values, m.batch, case.page, scale, case.window, m.inv_freq
     )

@@ -10,7 +10,6 @@ import torch
 from kernels_cupy import launch
 from kernels_cupy.emulate import emulated
 from kernels_cupy.errors import KernelError
-from kernels_cupy.extend_attention import extend_attention
 from kernels_cupy.launch import LaunchPlan, elem
 from kernels_cupy.rms_norm import rms_norm
 from tests.unit.kernels import checks
@@ -46,8 +45,13 @@ def test_extend_by_warpgroup(case: Step, monkeypatch: pytest.MonkeyPatch) -> Non
     checks.attention(case, 3, "cpu")
 
 
-def test_shared_prefix_is_read_once_and_merged() -> None:
-    checks.attention(Step(((1, 200), (1, 210), (1, 170)), 8, 2, 64, 16, prefix=128), 4, "cpu", share=True)
+@pytest.mark.parametrize("by_warpgroup", [False, True])
+def test_shared_prefix_is_read_once_and_merged(
+    by_warpgroup: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "EMULATE_WGMMA", by_warpgroup)
+    case = Step(((1, 400), (1, 310), (1, 270)), 8, 2, 64, 16, prefix=256)
+    checks.attention(case, 4, "cpu", share=True)
 
 
 def test_attached_segments_turn_the_query() -> None:
@@ -75,7 +79,6 @@ def test_an_unserved_type_is_named() -> None:
     with pytest.raises(KernelError, match=r"whole 16-byte chunks.*\[2, 12\]"):
         x = torch.zeros(2, 12, dtype=torch.bfloat16)
         rms_norm(x, x[0], 1e-5)
-    assert extend_attention.__doc__
 
 
 def test_a_barrier_that_not_all_reach_is_an_error(tmp_path: object) -> None:

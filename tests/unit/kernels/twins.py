@@ -25,7 +25,7 @@ def attention(
     inv_freq: Tensor,
 ) -> Tensor:
     """q [T, Q, D] over keys and values [slots, H, D], token by token."""
-    q, keys, values = q.double().cpu(), keys.double().cpu(), values.double().cpu()
+    q, keys, values = q.double(), keys.double(), values.double()
     out = torch.zeros_like(q)
     group = q.shape[1] // keys.shape[1]
     for row in range(batch.rows):
@@ -34,12 +34,13 @@ def attention(
             limit = int(batch.kv_lens[row]) - (stop - token) + 1
             first = max(0, limit - window) if window else 0
             entries = torch.arange(first, limit)
-            slots = _slots(batch.block_tables[row], entries, page_size)
+            slots = _slots(batch.block_tables[row], entries, page_size).to(q.device)
             k, v = [keys[slots]], [values[slots]]
             for s in batch.attached[row] if batch.attached else ():
                 slots = _slots(torch.tensor(s.pages), torch.arange(s.start, s.stop), page_size)
-                shift = torch.full((len(slots),), s.shift)
-                k.append(rotate(keys[slots], shift, inv_freq.cpu()))
+                slots = slots.to(q.device)
+                shift = torch.full((len(slots),), s.shift, device=q.device)
+                k.append(rotate(keys[slots], shift, inv_freq))
                 v.append(values[slots])
             k_all = torch.cat(k).repeat_interleave(group, 1)  # [n, Q, D]
             v_all = torch.cat(v).repeat_interleave(group, 1)
@@ -86,9 +87,9 @@ def route(logits: Tensor, k: int, normalise: bool) -> tuple[Tensor, Tensor]:
 def expert_mlp(
     x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
 ) -> Tensor:
-    out = torch.zeros(x.shape, dtype=torch.float64)
+    out = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
     for t in range(x.shape[0]):
         for e, w in zip(experts[t].tolist(), weights[t].tolist(), strict=True):
-            inner = silu_mul(gate_up[e].double().cpu() @ x[t].double().cpu())
-            out[t] += w * (down[e].double().cpu() @ inner)
+            inner = silu_mul(gate_up[e].double() @ x[t].double())
+            out[t] += w * (down[e].double() @ inner)
     return out
