@@ -8,6 +8,7 @@ from workbench.cli.output import Failure, Verbs, emit, log, table
 KINDS = {
     "engine": "workbench.bench.engine",
     "decode": "workbench.bench.decode",
+    "laptop": "workbench.bench.laptop",
     "trace": "workbench.bench.trace",
     "widgets": "workbench.bench.widgets",
     "kernels": "kernels_cupy.bench",
