@@ -1,6 +1,8 @@
-"""Wishes of a person or a program, in the imperative. Each is accepted or refused, with a reason, as a fact.
+"""Wishes of a person or a program, in the imperative. Each is accepted or refused, with a reason,
+as a fact.
 
-They are obeyed at a safe point: between two steps, or after the layer in flight, whose step is given up.
+They are obeyed at a safe point: between two steps, or after the layer in flight, whose step is
+given up.
 """
 
 from dataclasses import dataclass
@@ -54,8 +56,8 @@ class PruneNode(Command):
 class ForkAt(Command):
     """A second branch that shares the stream of `seq` before token `index`.
 
-    Its next token is `token` when given, else the `rank`-th most probable recorded there (0 is the best),
-    else drawn anew; from there on with `temperature` and `seed` where given.
+    Its next token is `token` when given, else the `rank`-th most probable recorded there (0 is the
+    best), else drawn anew; from there on with `temperature` and `seed` where given.
     """
 
     seq: SeqId
@@ -119,6 +121,7 @@ class Cancel(Command):
 
 
 COMMANDS: dict[str, type[Command]] = {
-    cls.__name__: cls for cls in list(globals().values())
+    cls.__name__: cls
+    for cls in list(globals().values())
     if isinstance(cls, type) and issubclass(cls, Command) and cls is not Command
 }

@@ -1,8 +1,9 @@
-"""Facts of a run, in the past tense. Frozen, flat, numbers and short texts only: a row of a column store.
+"""Facts of a run, in the past tense. Frozen, flat, numbers and short texts only: a row of a column
+store.
 
-Every fact bears the engine step it belongs to. `t` is seconds since `RunStarted`. Token *indexes* count
-the branch's whole emitted stream (prompt included), not its resident memory: they never shift when
-something is pruned. Optional whole numbers use -1 in the store; in code they are None.
+Every fact bears the engine step it belongs to. `t` is seconds since `RunStarted`. Token *indexes*
+count the branch's whole emitted stream (prompt included), not its resident memory: they never shift
+when something is pruned. Optional whole numbers use -1 in the store; in code they are None.
 """
 
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ class RequestEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class BranchOpened(Event):
-    """A branch was opened (parent None) or forked from `parent`, sharing its first `at` stream tokens."""
+    """A branch was opened (parent None) or forked from `parent`, sharing its first `at` stream
+    tokens."""
 
     t: float
     seq: SeqId
@@ -162,7 +164,8 @@ class FieldSpanned(Event):
 
 @dataclass(frozen=True, slots=True)
 class ListSpanned(Event):
-    """The contents of a node's subtask list are stream tokens [start, stop): what a prune would remove."""
+    """The contents of a node's subtask list are stream tokens [start, stop): what a prune would
+    remove."""
 
     node: NodeId
     seq: SeqId
@@ -219,7 +222,8 @@ class Noted(Event):
 
 @dataclass(frozen=True, slots=True)
 class Pruned(Event):
-    """Stream tokens [start, stop) left the working memory of `seq`; survivors behind them moved up."""
+    """Stream tokens [start, stop) left the working memory of `seq`; survivors behind them moved
+    up."""
 
     t: float
     seq: SeqId
@@ -233,8 +237,9 @@ class Pruned(Event):
     mode: PruneMode
     length_before: int  # resident tokens of the branch
     length_after: int
-    # "threshold", "command", "strategy"; "edit": the stream ends at `start` now, what follows is told
-    # again as fed tokens, and "earlier" (nothing removed) names those of them that had left before
+    # "threshold", "command", "strategy"; "edit": the stream ends at `start` now, what follows is
+    # told again as fed tokens, and "earlier" (nothing removed) names those of them that had left
+    # before
     cause: str
 
 
@@ -247,7 +252,8 @@ class PageAllocated(Event):
 
 @dataclass(frozen=True, slots=True)
 class PageFilled(Event):
-    """`used` slots of a page are taken now. Told when a page fills up, and at the end of a prune or fork."""
+    """`used` slots of a page are taken now. Told when a page fills up, and at the end of a prune or
+    fork."""
 
     page: PageId
     seq: SeqId
@@ -276,7 +282,8 @@ class PageCopied(Event):
 
 @dataclass(frozen=True, slots=True)
 class PageReleased(Event):
-    """A branch gave its reference back; `refcount` are left. The page is free only after `PageFreed`."""
+    """A branch gave its reference back; `refcount` are left. The page is free only after
+    `PageFreed`."""
 
     page: PageId
     seq: SeqId
@@ -324,7 +331,8 @@ class BranchRestored(Event):
 
 @dataclass(frozen=True, slots=True)
 class Routed(Event):
-    """Router choices of one layer in one step: tokens × k expert ids, flat, in the order of the batch."""
+    """Router choices of one layer in one step: tokens × k expert ids, flat, in the order of the
+    batch."""
 
     layer: int
     k: int
@@ -405,6 +413,7 @@ class DetailDropped(Event):
 
 
 EVENTS: dict[str, type[Event]] = {
-    cls.__name__: cls for cls in list(globals().values())
+    cls.__name__: cls
+    for cls in list(globals().values())
     if isinstance(cls, type) and issubclass(cls, Event) and cls is not Event
 }

@@ -20,9 +20,10 @@ class Abandoned(Exception):
 
 
 class StopFlag:
-    """A pulse that lives in memory: a step that is one native call reads `word` between its layers, so
-    that a stop reaches it while no Python runs. Any callable serves as a pulse; with this one a backend
-    need not come back to Python after every layer. Set from any thread; cleared by whoever set it."""
+    """A pulse that lives in memory: a step that is one native call reads `word` between its layers,
+    so that a stop reaches it while no Python runs. Any callable serves as a pulse; with this one a
+    backend need not come back to Python after every layer. Set from any thread; cleared by whoever
+    set it."""
 
     __slots__ = ("word",)
 
@@ -90,10 +91,11 @@ class Segment:
 class ForwardBatch:
     """One step, packed: row b owns tokens `query_start[b]:query_start[b + 1]`.
 
-    K and V of every token are written to `slots` before anything is read, layer by layer. Token j of a
-    row reads its row's entries 0 .. kv_lens[b] - (row's tokens) + j, through `block_tables` alone; entry e
-    lies in slot `block_tables[b, e // page_size] * page_size + e % page_size`. With `attached`, the row
-    reads those segments too, whole. Index tensors live on the CPU; a backend moves them as it likes.
+    K and V of every token are written to `slots` before anything is read, layer by layer. Token j
+    of a row reads its row's entries 0 .. kv_lens[b] - (row's tokens) + j, through `block_tables`
+    alone; entry e lies in slot `block_tables[b, e // page_size] * page_size + e % page_size`. With
+    `attached`, the row reads those segments too, whole. Index tensors live on the CPU; a backend
+    moves them as it likes.
     """
 
     token_ids: Tensor  # [T] int64; ignored where `vector_rows` names the token
@@ -110,7 +112,8 @@ class ForwardBatch:
     """[R] packed token indexes whose logits are wanted."""
     hidden_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """[S] packed token indexes whose hidden states are wanted."""
-    hidden_layers: tuple[int, ...] = ()  # l: the residual stream after layer l; -1: after the final norm
+    # l: the residual stream after layer l; -1: after the final norm
+    hidden_layers: tuple[int, ...] = ()
     routing: bool = False  # report router choices (a net without experts reports none)
 
     @property
@@ -124,7 +127,8 @@ class ForwardBatch:
 
 @dataclass(slots=True, eq=False)
 class Routing:
-    """Router choices of one layer: experts [T, k] int64 (best first) and their weights [T, k] float32."""
+    """Router choices of one layer: experts [T, k] int64 (best first) and their weights [T, k]
+    float32."""
 
     layer: int
     experts: Tensor
@@ -141,7 +145,8 @@ class ForwardOutput:
 
 
 class Pool(Protocol):
-    """KV memory of one backend. Slots and pages are plain integers; only the pool knows the layout."""
+    """KV memory of one backend. Slots and pages are plain integers; only the pool knows the
+    layout."""
 
     layout: KVLayout
 
@@ -149,9 +154,9 @@ class Pool(Protocol):
         """Copy whole pages, all layers."""
 
     def move(self, src: Tensor, dst: Tensor, shift: int) -> None:
-        """Copy the entries in slots `src` [n] to `dst` [n], all layers, turning K by `shift` positions
-        (negative: towards the start). Source and destination may overlap; the result is as if all were
-        read before any is written."""
+        """Copy the entries in slots `src` [n] to `dst` [n], all layers, turning K by `shift`
+        positions (negative: towards the start). Source and destination may overlap; the result is
+        as if all were read before any is written."""
 
     def save(self, pages: Sequence[int]) -> Any:
         """Contents of `pages` outside the pool, for `load`; the caller owns them."""
@@ -190,7 +195,8 @@ class Forward(Protocol):
     def facts(self) -> NetFacts: ...
 
     def layout(self, pages: int, page_size: int) -> KVLayout:
-        """The layout of a pool that this backend reads. Raises ValueError where it cannot serve it."""
+        """The layout of a pool that this backend reads. Raises ValueError where it cannot serve
+        it."""
 
     def new_pool(self, layout: KVLayout) -> Pool: ...
 
@@ -202,11 +208,12 @@ class Forward(Protocol):
         would have to hold in place of tokens `ids` [n]. For mixtures of embeddings."""
 
     def project(self, hidden: Tensor, normed: bool) -> Tensor:
-        """Logits [n, V] float32 of residual states [n, M] through the final norm (left out when they
-        are `normed` already) and the head, under PLAIN: the net's vocabulary read at any layer."""
+        """Logits [n, V] float32 of residual states [n, M] through the final norm (left out when
+        they are `normed` already) and the head, under PLAIN: the net's vocabulary read at any
+        layer."""
 
     def __call__(
         self, batch: ForwardBatch, pool: Pool, pulse: Callable[[], None] = lambda: None
     ) -> ForwardOutput:
-        """Run the step. `pulse` is called between layers and may raise `Abandoned`; then only slots in
-        `batch.slots` have been written, and no result exists."""
+        """Run the step. `pulse` is called between layers and may raise `Abandoned`; then only slots
+        in `batch.slots` have been written, and no result exists."""

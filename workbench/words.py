@@ -1,7 +1,8 @@
 """The nouns of the house: plain numbers and enumerations that every room may speak of.
 
-Standard library only. A *branch* is one stream of tokens with one block table; a *request* owns one or
-more branches; a *page* is `page_size` consecutive slots of the KV pool; a *step* is one forward pass.
+Standard library only. A *branch* is one stream of tokens with one block table; a *request* owns one
+or more branches; a *page* is `page_size` consecutive slots of the KV pool; a *step* is one forward
+pass.
 """
 
 from enum import IntEnum, StrEnum
@@ -71,8 +72,8 @@ class PruneMode(StrEnum):
     """How survivors behind a hole get their new positions (2507.16784 Eq. 1; specs: two modes).
 
     REENCODE runs them through the net again: equal to a fresh prefill of the surviving text.
-    ROTATE keeps K and V and turns K by the length of the hole: cheaper, and it leaks what was removed,
-    since deeper layers of the survivors attended to it.
+    ROTATE keeps K and V and turns K by the length of the hole: cheaper, and it leaks what was
+    removed, since deeper layers of the survivors attended to it.
     """
 
     REENCODE = "reencode"
@@ -98,4 +99,5 @@ class Provenance(StrEnum):
     DERIVED = "derived"
 
 
-NO_NODE = NodeId(-1)  # in columns of numbers, where a column cannot be empty; never an outcome of a call
+# in columns of numbers, where a column cannot be empty; never an outcome of a call
+NO_NODE = NodeId(-1)

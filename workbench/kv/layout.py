@@ -10,11 +10,13 @@ Order = Literal["token", "dim"]
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """Geometry of a paged KV pool. Axis letters: L layers, P pages, S slots a page, H KV heads, D head_dim.
+    """Geometry of a paged KV pool. Axis letters: L layers, P pages, S slots a page, H KV heads, D
+    head_dim.
 
     `order` belongs to the backend that reads the pool:
     - ``"token"``: K and V are ``[L, P, S, H, D]`` (torch, CUDA kernels);
-    - ``"dim"``: K is ``[L, P, H, D, S]`` and V ``[L, P, H, S, D]``, so that a page's scores are one small
+    - ``"dim"``: K is ``[L, P, H, D, S]`` and V ``[L, P, H, S, D]``, so that a page's scores are one
+    small
       matrix product with the slots contiguous (the numba step).
     """
 

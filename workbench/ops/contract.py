@@ -1,11 +1,12 @@
 """What an implementation of the net's operations owes: shapes, dtypes, who owns what.
 
-`ops.reference` (slow and obvious: the specification), `ops.cpu` (torch, the default without a GPU; runs
-unchanged on CUDA tensors) and `kernels_cupy` (CUDA C++) implement it; one contract test compares them.
+`ops.reference` (slow and obvious: the specification), `ops.cpu` (torch, the default without a GPU;
+runs unchanged on CUDA tensors) and `kernels_cupy` (CUDA C++) implement it; one contract test
+compares them.
 
 Axis letters: T tokens of the step, B rows, Q query heads, H KV heads, D head_dim, M model width,
-F feed-forward width, E experts, k experts a token, V vocabulary. Activations share the weights' dtype;
-statistics, softmax, router weights and logits are float32.
+F feed-forward width, E experts, k experts a token, V vocabulary. Activations share the weights'
+dtype; statistics, softmax, router weights and logits are float32.
 """
 
 from collections.abc import Sequence
@@ -68,8 +69,9 @@ class Ops(Protocol):
     name: str
 
     def prepare(self, batch: ForwardBatch, pool: Pool, rotary: Rotary) -> Any:
-        """The step's plan (index tensors on the device, cos and sin of the positions, work division).
-        Made once a step, handed to `rope_store` and `attention`; valid until the next `prepare`."""
+        """The step's plan (index tensors on the device, cos and sin of the positions, work
+        division). Made once a step, handed to `rope_store` and `attention`; valid until the next
+        `prepare`."""
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
         """A weight [out, in] in the form that this implementation multiplies fastest."""
@@ -80,31 +82,32 @@ class Ops(Protocol):
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
-        """(rms_norm(x + residual), x + residual); the sum is rounded to the activations' dtype first."""
+        """(rms_norm(x + residual), x + residual); the sum is rounded to the activations' dtype
+        first."""
 
     def rope_store(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: int) -> Tensor:
-        """Turn q [T, Q, D] and k [T, H, D] to the tokens' positions, write k and v to the tokens' slots
-        of `layer`, and return q turned."""
+        """Turn q [T, Q, D] and k [T, H, D] to the tokens' positions, write k and v to the tokens'
+        slots of `layer`, and return q turned."""
 
     def attention(
         self, q: Tensor, plan: Any, layer: int, scale: float, sliding_window: int | None
     ) -> Tensor:
-        """Softmax attention of q [T, Q, D] over the rows' entries, read through the block tables alone;
-        causal among a row's new tokens. With `sliding_window` w, token at entry i reads entries > i - w.
-        Returns [T, Q, D]."""
+        """Softmax attention of q [T, Q, D] over the rows' entries, read through the block tables
+        alone; causal among a row's new tokens. With `sliding_window` w, token at entry i reads
+        entries > i - w. Returns [T, Q, D]."""
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[T, 2F] -> [T, F]: silu(first half) * second half."""
 
     def route(self, logits: Tensor, k: int, normalise: bool) -> tuple[Tensor, Tensor]:
-        """Softmax over [T, E] in float32, the k largest: experts [T, k] int64 (best first, lower id first
-        among equals) and weights [T, k] float32, divided by their sum when `normalise`."""
+        """Softmax over [T, E] in float32, the k largest: experts [T, k] int64 (best first, lower id
+        first among equals) and weights [T, k] float32, divided by their sum when `normalise`."""
 
     def expert_mlp(
         self, x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
-        """x [T, M] through each token's experts: gate_up [E, 2F, M], down [E, M, F]; weighted and summed
-        in ascending expert id. Returns [T, M]."""
+        """x [T, M] through each token's experts: gate_up [E, 2F, M], down [E, M, F]; weighted and
+        summed in ascending expert id. Returns [T, M]."""
 
     def sample(
         self,
@@ -116,7 +119,7 @@ class Ops(Protocol):
         uniforms: Tensor,
         top_n: int,
     ) -> Sampled:
-        """Draw a token for each row of logits [R, V] float32. `mask` is [R, ceil(V/32)] int32, bit set =
-        allowed (little end first), or None; `seen` lists each row's token ids for the penalties; `bias`
-        adds values to ids; `uniforms` [R] float64 in [0, 1) decide, row by row, independently of the
-        batch. Raises ValueError when a row's mask allows nothing."""
+        """Draw a token for each row of logits [R, V] float32. `mask` is [R, ceil(V/32)] int32, bit
+        set = allowed (little end first), or None; `seen` lists each row's token ids for the
+        penalties; `bias` adds values to ids; `uniforms` [R] float64 in [0, 1) decide, row by row,
+        independently of the batch. Raises ValueError when a row's mask allows nothing."""
