@@ -46,10 +46,12 @@ def run(args: argparse.Namespace) -> None:
     prompt = sys.stdin.read().strip() if args.prompt == "-" else args.prompt
     tools = tools_of(args.tools)
     budget, params = pairs(args.budget, "--budget"), pairs(args.param, "--param")
-    session = open_session(args, args.trace)
+    # a resumed run is told whole, in a file of its own: the killed one's stays as it was left
+    trace = args.trace or (args.resume and args.resume.with_suffix(f".resumed{args.resume.suffix}"))
+    session = open_session(args, trace)
     try:
         if args.resume:
-            job = session.resume(args.resume)
+            job = session.resume(args.resume, tools)
         else:
             job = session.run(
                 prompt,
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         result = follow(job)
     finally:
         session.close()
-    found = finish(result, args.trace or args.resume, args.report)
+    found = finish(result, trace, args.report)
     if args.json:
         emit(found)
     else:
