@@ -10,6 +10,7 @@ import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def decode(args: argparse.Namespace) -> Iterator[Row]:
     for player in everyone.values():
         player.open(prompt(CONTEXT))
     turns = take_turns(
-        {name: lambda p=player: p.decode(TURN) for name, player in everyone.items()},
+        {name: partial(player.decode, TURN) for name, player in everyone.items()},
         args.rounds,
         clock=args.clock,
     )
