@@ -31,7 +31,7 @@ VIEWS: dict[str, tuple[int, int, list[str], str]] = {
     "as-text": (924, 700, [], "view.el.text.open = true;"),
     "tree": (924, 500, ["tree"], ""),
     "memory": (924, 500, ["memory"], ""),
-    "pool": (924, 500, ["pool"], ""),
+    "pages": (924, 500, ["pool", "pages"], "view.seek(Math.floor(n * 0.72));"),
     "experts": (924, 500, ["experts"], ""),
     "tokens": (924, 400, ["tokens"], ""),
 }  # fmt: skip

@@ -4,9 +4,9 @@ from widgets.base import WorkbenchWidget
 
 
 class KVPages(WorkbenchWidget):
-    """The pool lane in a frame of its own: a row is a page, colour is its owner."""
+    """The pool lane in a frame of its own, and under it the pages as they lie at the cursor's step."""
 
-    only = ("pool",)
+    only = ("pool", "pages")
 
 
 class MemoryOverTime(WorkbenchWidget):

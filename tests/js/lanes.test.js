@@ -4,11 +4,12 @@ import { Axis } from "../../widgets/js/shared/axis.js";
 import { formOf, lanesOf } from "../../widgets/js/composite/layout.js";
 import { shownPart } from "../../widgets/js/composite/node_text.js";
 import { imbalance } from "../../widgets/js/lanes/experts.js";
-import { bandOf, dropLabels, memoryRaster, peakSteps, scaleTop, visibleFolds } from "../../widgets/js/lanes/memory.js";
+import { bandOf, dropLabels, memoryRaster, peakSteps, scaleTop, visibleFolds } from "../../widgets/js/lanes/memory_layout.js";
 import { pageRows, poolRaster } from "../../widgets/js/lanes/pool.js";
 import { entropyColumns, phaseRuns } from "../../widgets/js/lanes/small.js";
 import { NARROW, barAt, rowsOf, tracksOf, treeBars } from "../../widgets/js/lanes/tree_layout.js";
-import { outlineRows, topOf } from "../../widgets/js/outline/layout.js";
+import { gridFit, pagesAt, staysByPage } from "../../widgets/js/lanes/pages_layout.js";
+import { openNodes, outlineRows, topOf } from "../../widgets/js/outline/layout.js";
 import { syntheticRun } from "./synthetic.js";
 
 const run = syntheticRun({ total: 3000, experts: 8 });
@@ -173,4 +174,26 @@ test("the outline opens, and search keeps matches and what leads to them", () =>
   assert.ok(found.some((r) => r.node === deep));
   assert.ok(found.some((r) => r.node === run.tables.nodes.parent[deep]));
   assert.ok(found.length < run.tables.nodes.n);
+});
+
+test("the page grid fits, counts in eights, and holds what lies there", () => {
+  for (const [n, w, h] of [[128, 876, 260], [192, 300, 200], [100000, 900, 110], [7, 120, 60]]) {
+    const { cell, columns, rows } = gridFit(n, w, h);
+    assert.equal(columns % 8, 0);
+    assert.ok(columns * rows >= n);
+    assert.ok(cell === 1 || (columns * cell <= w && rows * cell <= h));
+  }
+  const stays = staysByPage(run);
+  const { pages, steps } = run.tables;
+  for (let s = 5; s < run.n; s += 101) {
+    const cells = pagesAt(run, stays, s);
+    assert.equal(cells.filter((c) => c.stay >= 0).length, steps.pages[s], `step ${s}`);
+    for (const c of cells) if (c.ghost >= 0) assert.ok(pages.to[c.ghost] <= s && s - pages.to[c.ghost] < 160);
+  }
+});
+
+test("what the reader opened stays open, the rest follows the run", () => {
+  const opened = openNodes(run, run.tables.nodes.n - 1, new Map([[0, false], [2, true]]));
+  assert.ok(!opened.has(0) && opened.has(2));
+  assert.ok(run.ancestors(run.tables.nodes.n - 1).every((a) => a === 0 || opened.has(a)));
 });

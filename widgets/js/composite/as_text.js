@@ -1,7 +1,7 @@
 /** The picture in words: a paragraph and a table that say what the lanes say. Built when it is opened. */
 import { count, duration, num, percent } from "../shared/format.js";
 import { h } from "../shared/dom.js";
-import { residentOf, stateOf, totals, windowFull } from "../shared/facts.js";
+import { losses, residentOf, stateOf, totals, windowFull } from "../shared/facts.js";
 
 const MOST = 400; // rows of the table
 
@@ -18,6 +18,8 @@ export function sentences(run) {
   if (t.folds) out.push(`${count(t.folds, "fold")} took ${count(t.removed, "token")} out.`);
   if (full >= 0) out.push(`Unpruned (derived), the window would have been full at step ${num(full)}, and the run would hold ${num(steps.unpruned[run.n - 1])} tokens at its end.`);
   if (t.tools) out.push(`${count(t.tools, "tool call")}, ${duration(t.toolSeconds)} in all.`);
+  const lost = losses(run);
+  if (lost.length) out.push(`Not recorded, as the recorder was full: ${lost.map((l) => l.text).join(", ")}.`);
   if (requests.n && requests.answer.get(0)) out.push(`Answer: ${requests.answer.get(0)}`);
   return out;
 }

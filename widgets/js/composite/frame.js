@@ -26,7 +26,6 @@ export function buildFrame({ alone }) {
   el.reason = h("span.wb-reason", { hidden: true });
   el.head = h("header.wb-head", {}, [el.state, el.title, el.badge, el.facts, h("span.wb-gap"), el.reason, el.follow, el.transport, el.step]);
   el.banner = h("div.wb-banner", { hidden: true, role: "status" });
-  el.loading = h("div.wb-loading", { hidden: true }, [h("i")]);
   el.units = h("div.wb-seg", { role: "group", "aria-label": "Unit of the axis" }, UNITS.map((unit) =>
     h("button", { type: "button", textContent: UNIT_WORDS[unit], "data-unit": unit, "aria-label": `Axis in ${unit === "wall" ? "wall time" : unit}`, "aria-pressed": "false" })));
   el.lanes = h("div.wb-lanes");
@@ -40,7 +39,7 @@ export function buildFrame({ alone }) {
   el.sheet = h("div.wb-sheet", { hidden: true, role: "dialog", "aria-label": "Keys" });
   el.text = h("details.wb-text", {}, [h("summary", { textContent: "As text" }), h("div.wb-textwrap")]);
   el.live = h("div.wb-sr", { "aria-live": "polite" });
-  el.frame = h("section.wb-frame", { "aria-label": "Run" }, [el.head, el.banner, el.loading, el.empty, el.main, el.foot, el.text, el.sheet, el.live]);
+  el.frame = h("section.wb-frame", { "aria-label": "Run" }, [el.head, el.banner, el.empty, el.main, el.foot, el.text, el.sheet, el.live]);
   if (alone) el.frame.classList.add("alone");
   el.root = h("div.wb", {}, [h("div.wb-host", {}, [el.frame])]);
   return el;

@@ -9,6 +9,7 @@ export function stateOf(view) {
   if (view.tables.seq === null) return { word: view.loading ? "Loading trace" : "No run", shape: view.loading ? "wait" : "ring" };
   if (!run.n) return { word: run.meta.live ? "Starting" : "No run", shape: run.meta.live ? "wait" : "ring" };
   if (!run.meta.live) return { word: view.engine.here ? "Replay" : "Recorded", shape: "ring" };
+  if (view.done) return { word: `Done, step ${num(run.n - 1)}`, shape: "ring" };
   if (view.paused) return { word: `Paused, step ${num(run.n - 1)}`, shape: "wait" };
   const waiting = view.toolWaiting();
   if (waiting) return { word: `Waiting for ${waiting.tool}, ${duration(waiting.seconds)}`, shape: "wait" };
@@ -41,10 +42,10 @@ export function drawHead(view) {
   el.badge.textContent = "simulated";
   el.step.textContent = run.n ? `step ${num(ctx.step)} / ${num(run.n - 1)}` : "";
   el.transport.hidden = !run.n;
-  el.follow.hidden = !(run.meta.live && !ctx.follow);
+  el.follow.hidden = !(run.meta.live && !view.done && !ctx.follow);
   el.reason.hidden = engine.here;
   el.reason.textContent = engine.here ? "" : engine.why;
-  const running = view.playing || (run.meta.live && !view.paused && engine.here);
+  const running = view.playing || (run.meta.live && !view.done && !view.paused && engine.here);
   const play = el.transport.children[2];
   const name = running ? "pause" : "play";
   if (play.dataset.icon !== name) {

@@ -35,7 +35,7 @@ export const measure = (density, name, fallback) => HEIGHTS[density]?.[name] ?? 
 /** Names of the lanes to show: those asked for, or all that the run has something for. */
 export function lanesOf(run, asked) {
   const names = asked?.length ? ["ruler", ...asked] : Object.keys(LANES);
-  return [...new Set(names)].filter((name) => LANES[name] && (LANES[name].present?.(run) ?? true));
+  return [...new Set(names)].filter((name) => LANES[name] && (LANES[name].present?.(run) ?? true)); // "pages" is no lane over the axis
 }
 
 /** Height of a lane drawn alone: there is more room than in the composite. */

@@ -1,9 +1,9 @@
 /** What moves: cursor, hover, brush, veils, the selection's outline, previews. One canvas over all lanes. */
 import { duration, num } from "../shared/format.js";
 import { css } from "../shared/theme.js";
-import { fit, ring, text } from "../shared/paint.js";
-import { spanFacts } from "../shared/facts.js";
-import { bandOf } from "../lanes/memory.js";
+import { fit, hatch, ring, text } from "../shared/paint.js";
+import { losses, spanFacts } from "../shared/facts.js";
+import { bandOf } from "../lanes/memory_layout.js";
 
 /** @param {any} view the composite's View */
 export function drawOverlay(view) {
@@ -44,6 +44,7 @@ function drawParts(g, view, w, h) {
   if (ctx.members) selection(g, view, w);
   if (view.state.span) brush(g, view, w, h, top);
   if (view.preview) preview(g, view, x, w);
+  holes(g, view, w, top, h);
   flags(g, view, ruler, w);
   const hover = view.state.hover;
   if (hover) {
@@ -159,6 +160,23 @@ function brush(g, view, w, h, top) {
   const f = spanFacts(ctx.run, a, b);
   const words = `${num(f.steps)} steps, ${num(f.tokens)} tokens, ${duration(f.seconds)}, ${num(f.pruned)} pruned`;
   if (top) flag(g, theme, words, (x0 + x1) / 2, top - 20, w, theme.accent, theme.accentInk);
+}
+
+/** Detail that was dropped: a hole over all lanes with its size, nothing interpolated. */
+function holes(g, { ctx, axis, theme }, w, top, h) {
+  for (const { step, text: words } of losses(ctx.run)) {
+    const [x0, x1] = [axis.xStart(step), axis.xEnd(step)];
+    if (x1 < 0 || x0 > w) continue;
+    const wide = Math.max(6, x1 - x0);
+    g.fillStyle = css(theme.ground);
+    g.fillRect(x0, top, wide, h - top);
+    g.fillStyle = hatch(g, theme, theme.warn, 0.6);
+    g.fillRect(x0, h - 22, wide, 22);
+    g.font = `500 10.5px ${theme.ui}`;
+    const label = `${words} not recorded`;
+    const left = x0 + wide + g.measureText(label).width + 8 < w;
+    text(g, theme, label, left ? x0 + wide + 4 : x0 - 4, top + 10, { size: 10.5, weight: 500, colour: theme.warn, halo: theme.ground, align: left ? "left" : "right" });
+  }
 }
 
 /** Where the sawtooth would land after a prune. */

@@ -9,6 +9,7 @@ import { Tables } from "../shared/wire.js";
 import { drawAsText } from "./as_text.js";
 import { buildFrame, buildLane } from "./frame.js";
 import { drawEmpty, drawHead } from "./head.js";
+import { PagesNow } from "../lanes/pages.js";
 import { Inspector } from "./inspector.js";
 import { ALONE, densityOf, formOf, lanesOf, measure } from "./layout.js";
 import { drawOverlay } from "./overlay.js";
@@ -27,7 +28,7 @@ export class Stage {
     this.signal = signal;
     this.engine = options.engine;
     this.title = options.title ?? "";
-    this.alone = (options.lanes?.length ?? 0) === 1;
+    this.alone = options.lanes?.filter((name) => name !== "pages").length === 1;
     this.tables = noTables(new Tables());
     this.run = new Run(this.tables);
     this.store = options.store ?? new Store({ step: null, unit: "tokens", view: null, node: -1, row: null, span: null, hover: null });
@@ -42,6 +43,8 @@ export class Stage {
     if (options.lanes?.length) this.el.inspect.remove();
     host.append(this.el.root);
     this.theme = readTheme(this.el.root);
+    this.pages = options.lanes?.includes("pages") ? new PagesNow(this) : null;
+    if (this.pages) this.el.foot.before(this.pages.el);
     this.inspector = options.lanes?.length ? null : new Inspector(this);
     this.axis = new Axis(this.tables.steps, this.state.unit);
     this.updateContext();
@@ -227,6 +230,7 @@ export class Stage {
     el.over.setAttribute("aria-valuenow", String(ctx.step));
     el.over.setAttribute("aria-valuetext", this.valueText());
     this.guard(() => this.inspector?.draw());
+    this.guard(() => this.pages?.draw());
     this.outline?.update(this);
     if (el.text.open) drawAsText(this);
   }

@@ -1,13 +1,12 @@
 /** The composite as a person uses it: seeking, zooming, selecting, commanding. */
-import { h } from "../shared/dom.js";
 import { FIELD_NAMES, PHASE_NAMES } from "../shared/run.js";
 import { NEVER } from "../shared/wire.js";
 import { pruneEffect, tokenAt, writingAt } from "../shared/facts.js";
-import { Outline } from "../outline/outline.js";
 import { makeActs } from "./acts.js";
 import { drawAsText } from "./as_text.js";
 import { showBanner } from "./head.js";
-import { KEYS, listen } from "./input.js";
+import { listen } from "./input.js";
+import { toggleKeys, toggleOutline } from "./panels.js";
 import { Stage } from "./stage.js";
 
 export class View extends Stage {
@@ -59,7 +58,7 @@ export class View extends Stage {
 
   /** Live: pause or go on. Replay: play the run in about twenty seconds. */
   play() {
-    if (this.run.meta.live && this.engine.here && this.ctx.follow) return this.acts[this.paused ? "resume" : "pause"]();
+    if (this.run.meta.live && !this.done && this.engine.here && this.ctx.follow) return this.acts[this.paused ? "resume" : "pause"]();
     if (this.playing) {
       clearInterval(this.playing);
       this.playing = 0;
@@ -81,6 +80,13 @@ export class View extends Stage {
       }, 33);
     }
     this.ask("step");
+  }
+
+  /** Every request that was opened has ended. */
+  get done() {
+    const { requests } = this.run.tables;
+    for (let i = 0; i < requests.n; i++) if (requests.closed[i] === NEVER) return false;
+    return requests.n > 0;
   }
 
   get paused() {
@@ -267,37 +273,14 @@ export class View extends Stage {
   }
 
   toggleKeys() {
-    const { sheet, keys } = this.el;
-    if (!sheet.children.length) {
-      sheet.append(h("h3", { textContent: "Keys" }), h("dl.wb-kv", {}, KEYS.flatMap(([k, words]) => [h("dt", {}, [h("kbd", { textContent: k })]), h("dd", { textContent: words })])));
-    }
-    sheet.hidden = !sheet.hidden;
-    keys.setAttribute("aria-expanded", String(!sheet.hidden));
+    toggleKeys(this);
   }
 
   toggleOutline(find) {
-    if (!this.outline) {
-      this.outline = new Outline(this.store);
-      this.el.foot.before(this.outline.el);
-      this.outline.update(this);
-    } else if (!find) {
-      this.outline.el.remove();
-      this.outline = null;
-      return this.el.over.focus();
-    }
-    if (find) this.outline.find.focus();
-    else this.outline.tree.focus();
+    toggleOutline(this, find);
   }
 
   say(note) {
     showBanner(this, note);
   }
-
-  /** Sizes in words, for a view that still loads. @param {number} got @param {number} all bytes */
-  showLoading(got, all) {
-    this.el.loading.hidden = got >= all;
-    this.el.loading.firstChild.style.width = `${(100 * got) / Math.max(1, all)}%`;
-    this.el.facts.textContent = got < all ? `${(got / 1e6).toFixed(1)} of ${(all / 1e6).toFixed(1)} MB` : "";
-  }
 }
-

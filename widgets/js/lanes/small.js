@@ -6,7 +6,7 @@ import { NEVER } from "../shared/wire.js";
 import { tokenAt, waitAfter } from "../shared/facts.js";
 import { Axis } from "../shared/axis.js";
 import { clip, hatch, text } from "../shared/paint.js";
-import { peakSteps } from "./memory.js";
+import { peakSteps } from "./memory_layout.js";
 
 export class OverviewLane {
   id = "overview";

@@ -47,10 +47,14 @@ export function topOf(run) {
   return run.roots.filter((r) => r < nodes.n);
 }
 
-/** What is open at first: everything in a small tree, else the way to the node being written. */
-export function openAtFirst(run, node) {
+/**
+ * What is open: what the reader chose, else everything in a small tree, else the way to the node being written.
+ * @param {Map<number, boolean>} chosen
+ */
+export function openNodes(run, node, chosen) {
   const opened = new Set();
   if (run.tables.nodes.n <= 48) for (let i = 0; i < run.tables.nodes.n; i++) opened.add(i);
   else if (node >= 0) for (const a of run.ancestors(node)) opened.add(a);
+  for (const [i, open] of chosen) open ? opened.add(i) : opened.delete(i);
   return opened;
 }

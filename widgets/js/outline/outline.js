@@ -3,7 +3,7 @@ import { count, num } from "../shared/format.js";
 import { h } from "../shared/dom.js";
 import { css } from "../shared/theme.js";
 import { pieces, residentOf, stateOf, writingAt } from "../shared/facts.js";
-import { openAtFirst, outlineRows } from "./layout.js";
+import { openNodes, outlineRows } from "./layout.js";
 
 const ROW = 26; // px
 const SPARE = 6; // rows beyond the visible ones
@@ -12,7 +12,8 @@ export class Outline {
   /** @param {import("../shared/store.js").Store} store */
   constructor(store) {
     this.store = store;
-    this.opened = null;
+    /** @type {Map<number, boolean>} nodes that the reader opened or closed */
+    this.chosen = new Map();
     this.at = 0; // row of the roving tab stop
     this.find = h("input.wb-input.find", { type: "search", placeholder: "Find in tasks and text", "aria-label": "Find in tasks and text" });
     this.where = h("span.wb-step");
@@ -35,16 +36,16 @@ export class Outline {
   update(view) {
     this.view = view;
     const { run, ctx } = view;
-    this.opened ??= openAtFirst(run, writingAt(run, ctx.step).node);
     this.where.textContent = run.n ? `step ${num(ctx.step)} of ${num(run.n - 1)}` : "";
     this.rebuild();
   }
 
   rebuild() {
     if (!this.view) return;
-    const { run } = this.view;
+    const { run, ctx } = this.view;
     const query = this.find.value.trim();
-    this.rows = outlineRows(run, this.opened, query, query.length > 2 ? (node) => this.textOf(node) : undefined);
+    const opened = openNodes(run, writingAt(run, ctx.step).node, this.chosen);
+    this.rows = outlineRows(run, opened, query, query.length > 2 ? (node) => this.textOf(node) : undefined);
     if (run.tables.seq !== this.seq) this.texts = new Map();
     this.seq = run.tables.seq;
     this.list.style.height = `${Math.max(1, this.rows.length) * ROW}px`;
@@ -114,13 +115,13 @@ export class Outline {
     const row = e.target.closest?.("[data-i]");
     if (!row) return;
     this.at = Number(row.dataset.i);
-    const { node, kids } = this.rows[this.at];
-    if (twist && kids) return this.toggle(node);
+    const { node, kids, open } = this.rows[this.at];
+    if (twist && kids) return this.toggle(node, !open);
     this.choose(node);
   }
 
-  toggle(node, want = !this.opened.has(node)) {
-    want ? this.opened.add(node) : this.opened.delete(node);
+  toggle(node, open) {
+    this.chosen.set(node, open);
     this.rebuild();
   }
 

@@ -170,3 +170,11 @@ export function pieces(run, rows) {
   const decoder = new TextDecoder("utf-8");
   return rows.map((r, i) => decoder.decode(run.bytesOf(run.tables.tokens.id[r]), { stream: i + 1 < rows.length }));
 }
+
+/** What the recorder had to leave out: [{step, text}]. @param {Run} run */
+export function losses(run) {
+  const { marks } = run.tables;
+  const out = [];
+  for (let i = 0; i < marks.n; i++) if (marks.kind.get(i) === "loss") out.push({ step: marks.step[i], text: marks.text.get(i) });
+  return out;
+}
