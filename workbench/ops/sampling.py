@@ -104,7 +104,7 @@ def _largest(scaled: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _place(values: Tensor, row: SamplerRow, uniform: float, total: float | None) -> int | None:
     """Place among descending `values` that `uniform` falls on. With `total`, the log of the whole
-    distribution's sum, they are its head only: None where what lies behind could change the draw."""
+    distribution's sum, they are its head only: None where the rest could change the draw."""
     live = int((values > -torch.inf).sum())
     if row.top_k > 0:
         live = min(live, row.top_k)

@@ -6,6 +6,7 @@ import torch
 from tests.unit.model.conftest import Made
 from tests.unit.model.nets import NETS, Paged, oracle, tokens
 from workbench.model import load_model
+from workbench.ops.packing import can_prepack
 
 TOLERANCE = 1e-4  # max absolute difference of logits, fp32
 PROMPT = 45  # tokens: past every sliding window, and past the 32 positions of the scaled RoPEs
@@ -58,3 +59,17 @@ def test_half_precision_stays_near(name: str, dtype: str, bound: float, tiny: Ma
     # an expert that changes with rounding moves a token's logits at large: the median judges
     assert difference.median() <= bound / 4
     assert difference.mean() <= bound
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama mlp bias", "llama tied", "qwen3 moe"])
+def test_prepacked_weights_are_the_same_weights(name: str, tiny: Made) -> None:
+    if not can_prepack():
+        pytest.skip("oneDNN has no bf16 on this CPU")
+    folder, _ = tiny(name)
+    ids = tokens(24)
+    got, want = (
+        Paged(load_model(folder, backend="cpu", **form), 8).all_logits(ids, [20, 1, 1, 1, 1])
+        for form in ({"weights": "bf16 prepacked"}, {"dtype": "bf16"})
+    )
+    assert (got - want).abs().median() <= 0.03
+    assert (got - want).abs().mean() <= 0.25
