@@ -20,6 +20,7 @@ from workbench.engine.engine import Engine
 from workbench.engine.errors import EngineError, RequestCancelled
 from workbench.events import RunStarted
 from workbench.model import load_model
+from workbench.model.catalogue import ADAPTERS
 from workbench.ops.cpu import CpuOps
 from workbench.reasoning import Answer, BudgetSpent, Strategy, Task, Tim, make_strategy
 from workbench.reasoning.tree import Tree
@@ -33,7 +34,6 @@ from workbench.tools.contract import Tool
 from workbench.trace import LiveTrace, Recorder, Trace
 from workbench.words import Finish, NodeId, RequestId, Step
 
-ADAPTERS = Path(__file__).parent.parent / "adapters"
 CLOSING = 30.0  # seconds that `close` waits for the thread
 
 
@@ -79,9 +79,8 @@ def load_shipped_adapters(model: Any) -> None:
     """The adapters in this package, where the model is the one they were trained on."""
     if model.source.name != DEFAULT_MODEL:
         return
-    for folder in sorted(ADAPTERS.iterdir()) if ADAPTERS.is_dir() else ():
-        if (folder / "adapter_config.json").is_file():
-            model.load_adapter(folder.name, folder)
+    for name in ADAPTERS:
+        model.load_adapter(name)
 
 
 class Session:
