@@ -106,7 +106,7 @@ def _by_warpgroup(
     part, lse = parts(q, plan)
     name = "extend_attention_wgmma"
     kernel(name, name, q.device, ELEM=elem(q.dtype), HEAD_DIM=dim, PARTS=as_parts)(
-        LaunchPlan((tiles.shape[0], kv_heads, 1), 256, 1024 + 5 * 128 * dim * 2),
+        LaunchPlan((tiles.shape[0], kv_heads, 1), 256, 1024 + 6 * 128 * dim * 2),
         q, k, v, out, plan.tables, tiles, i32(plan.tables.shape[1]), i32(page_size),
         i32(page_log2(page_size)), i32(kv_heads), i32(heads // kv_heads),
         f32(scale * math.log2(math.e)), i32(window or 0), plan.shared_list, part, lse,

@@ -30,17 +30,30 @@ def sample(
     need(top_n <= min(TOP_N, vocabulary), f"top_n up to {TOP_N} and the vocabulary", top_n)
     device = logits.device
     logits = _penalised(logits, rows, seen, bias)
-    settings = _settings(rows).to(device)
     if mask is not None:
         need(mask.shape == (count, -(-vocabulary // 32)), "a mask of [R, ceil(V / 32)]", mask)
         mask = mask.to(device).contiguous()
+    uniforms = uniforms.to(device, torch.float64)
+    drawn, state = draw(logits, settings(rows).to(device), mask, uniforms, top_n)
+    if mask is not None and bool((state == 1).any()):
+        row = int((state == 1).nonzero()[0, 0])
+        raise ValueError(f"sample: the mask of row {row} allows no token; nothing can be drawn")
+    return drawn
+
+
+def draw(
+    logits: Tensor, settings: Tensor, mask: Tensor | None, uniforms: Tensor, top_n: int
+) -> tuple[Sampled, Tensor]:
+    """The launches alone, all arguments on the device: what a graph captures. Also the rows' states
+    [R] int32: 1 where the mask allows nothing."""
+    count, vocabulary = logits.shape
+    device = logits.device
     token = torch.empty(count, dtype=torch.int64, device=device)
     logprob, entropy = (torch.empty(count, device=device) for _ in range(2))
     top_ids = torch.empty((count, top_n), dtype=torch.int64, device=device)
     top_logprobs = torch.empty((count, top_n), device=device)
     state = torch.empty(count, dtype=torch.int32, device=device)
     facts = torch.empty((count, 3), device=device)
-    uniforms = uniforms.to(device, torch.float64)
     if count:
         plan, define = LaunchPlan((count, 1, 1), 1024, SHARED), int(vocabulary % 4 == 0)
         kernel("sample", "sample", device, VECTOR=define)(
@@ -51,13 +64,11 @@ def sample(
             plan, logits, mask, settings, uniforms, token, logprob, top_ids, top_logprobs, state,
             facts, i32(vocabulary), i32(top_n),
         )  # fmt: skip
-    if mask is not None and bool((state == 1).any()):
-        row = int((state == 1).nonzero()[0, 0])
-        raise ValueError(f"sample: the mask of row {row} allows no token; nothing can be drawn")
-    return Sampled(token, logprob, entropy, top_ids, top_logprobs)
+    return Sampled(token, logprob, entropy, top_ids, top_logprobs), state
 
 
-def _settings(rows: Sequence[SamplerRow]) -> Tensor:
+def settings(rows: Sequence[SamplerRow]) -> Tensor:
+    """What the kernel reads of each row: [R, 4], the last an int32."""
     table = np.empty((len(rows), 4), dtype=np.float32)
     for i, row in enumerate(rows):
         table[i, :3] = row.temperature, row.top_p, row.min_p

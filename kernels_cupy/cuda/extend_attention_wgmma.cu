@@ -1,8 +1,9 @@
 // `extend_attention` for Hopper: the same tiles and masks, products by warpgroup (wgmma).
 // Two warpgroups of 64 query rows share each tile of 128 entries. All threads load (cp.async, so that any
-// page size serves); two stages of K and of V. Within a step the product S = Q K^T of the next tile and
-// O += P V of this one are issued together, and the softmax of the next runs under O += P V (the inner
-// overlap of Flash-Attention 3, 2407.08608).
+// page size serves); two stages of K, three of V, each with barriers of its own, so that the warpgroups may
+// be half a step apart. Within a step S = Q K^T of the next tile and O += P V of this one are issued
+// together, by one warpgroup after the other, and the softmax of the next tile runs under O += P V and under
+// the other's products (the ping-pong and the inner overlap of Flash-Attention 3, 2407.08608).
 #ifndef ELEM  // 0 bfloat16, 1 float16; both set by kernels_cupy/extend_attention.py
 #define ELEM 0
 #endif
@@ -12,6 +13,7 @@
 #ifndef PARTS  // 1: a range of entries that many rows share, all of it; results are parts to be merged
 #define PARTS 0
 #endif
+#include "common/barrier.cuh"
 #include "common/paging.cuh"
 #include "common/vector.cuh"
 #include "common/warp.cuh"
@@ -72,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                            int table_width, int page_size, int page_log2, int kv_heads, int group, float scale_log2, int window,
                            const Listed* __restrict__ list, float* __restrict__ part, float* __restrict__ part_lse) {
     DYNAMIC_SHARED(unaligned);
-    __shared__ u32 offsets[4][N];
+    __shared__ Barrier full_k[2], free_k[2], full_v[3], free_v[3];
     unsigned char* shared = aligned_shared(unaligned, 1024);
     unsigned char *qs = shared, *ks = qs + TILE_BYTES, *vs = ks + 2 * TILE_BYTES;
     const Tile tile = tiles[blockIdx.x];
@@ -93,25 +95,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const Vec16* k16 = reinterpret_cast<const Vec16*>(k);
     const Vec16* v16 = reinterpret_cast<const Vec16*>(v);
 
-    const auto page_of = [&](int step) {
-        const int e = min((begin + step) * N + int(threadIdx.x), last_limit - 1);
-        return __ldg(table + paging.page(e));
+    // a warp copies 16 rows of a tile, so many at a time; lane l knows where row `mine` lies
+    const int at_once = 32 / CHUNKS, apart = THREADS / CHUNKS;
+    const int mine = warp * at_once + lane % at_once + lane % 16 / at_once * apart;
+    const auto entry_of = [&](int step) { return min((begin + step) * N + mine, last_limit - 1); };
+    const auto page_of = [&](int step) { return __ldg(table + paging.page(entry_of(step))); };
+    const auto offset_of = [&](int step, int page) {
+        return (paging.slot(page, entry_of(step)) * kv_heads + head) * CHUNKS;
     };
-    const auto put_offset = [&](int step, int page) {
-        const int e = min((begin + step) * N + int(threadIdx.x), last_limit - 1);
-        offsets[step % 4][threadIdx.x] = (paging.slot(page, e) * kv_heads + head) * CHUNKS;
-    };
-    const auto issue = [&](const Vec16* from, unsigned char* to, int step) {
-        if (step < steps) {
+    const auto copy = [&](const Vec16* from, unsigned char* to, int step, u32 offset, Barrier* full) {
+        const int chunk = lane % CHUNKS;
 #pragma unroll
-            for (int i = threadIdx.x; i < N * CHUNKS; i += THREADS) {
-                const int row = i / CHUNKS, chunk = i % CHUNKS;
-                copy16_async(to + (step & 1) * TILE_BYTES + chunk / 8 * HALF_TILE + swizzled(row, chunk % 8),
-                             from + offsets[step % 4][row] + chunk, (begin + step) * N + row < last_limit);
-            }
+        for (int j = 0; j < CHUNKS / 2; j++) {
+            const int row = warp * at_once + lane / CHUNKS + j * apart;
+            const u32 at = __shfl_sync(FULL, offset, j * at_once + lane / CHUNKS) + chunk;
+            copy16_async(to + chunk / 8 * HALF_TILE + swizzled(row, chunk % 8), from + at,
+                         (begin + step) * N + row < last_limit);
         }
+        copies_arrive(full);
+    };
+    const auto copy_keys = [&](int step, u32 offset) {
+        if (step >= 2) barrier_wait(&free_k[step & 1], step / 2 - 1);
+        copy(k16, ks + (step & 1) * TILE_BYTES, step, offset, &full_k[step & 1]);
+    };
+    const auto copy_values = [&](int step, u32 offset) {
+        if (step >= 3) barrier_wait(&free_v[step % 3], step / 3 - 1);
+        copy(v16, vs + step % 3 * TILE_BYTES, step, offset, &full_v[step % 3]);
     };
 
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 2; i++) barrier_init(&full_k[i], THREADS), barrier_init(&free_k[i], THREADS / 32);
+        for (int i = 0; i < 3; i++) barrier_init(&full_v[i], THREADS), barrier_init(&free_v[i], THREADS / 32);
+    }
+    u32 offset = offset_of(0, page_of(0)), next = offset_of(1, page_of(1));
+    int page = page_of(2);
+    __syncthreads();
     for (int i = threadIdx.x; i < BM * CHUNKS; i += THREADS) {
         const int r = i / CHUNKS, chunk = i % CHUNKS, row = tile.row0 + r;
         const i64 token = r < tile.rows ? token_of(row) : 0;
@@ -119,18 +137,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                      q + (r < tile.rows ? (token * heads + head * group + row % group) * HEAD_DIM + chunk * 8 : 0),
                      r < tile.rows);
     }
-    int page = 0;
-    if (threadIdx.x < N) {
-        put_offset(0, page_of(0));
-        put_offset(1, page_of(1));
-        page = page_of(2);
-    }
-    __syncthreads();
-    issue(k16, ks, 0);
-    copy_commit();
-    issue(k16, ks, 1);
-    issue(v16, vs, 0);
-    copy_commit();
+    copy_keys(0, offset);  // arrives when Q has landed too
+    copy_values(0, offset);
+    if (steps > 1) copy_keys(1, next);
 
     int limit[2];
 #pragma unroll
@@ -164,50 +173,58 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             for (int i = 0; i < 4; i++) p[t][i] = pack_halves(s[8 * t + 2 * i], s[8 * t + 2 * i + 1]);
     };
 
-    copy_wait<1>();
-    products_see_shared();
-    __syncthreads();
-    wgmma_fence();
-    scores(0);
-    wgmma_wait<0>();
-    hold(s);
-    weigh(0);
-    pack();
-
     const auto accumulate = [&](int step) {
-        const Matrix values = matrix(vs + (step & 1) * TILE_BYTES, HALF_TILE, 1024);
+        const Matrix values = matrix(vs + step % 3 * TILE_BYTES, HALF_TILE, 1024);
 #pragma unroll
         for (int t = 0; t < N / 16; t++) wgmma(o, p[t], advanced(values, t * 16 * 128), true);
         wgmma_commit();
     };
 
+    const auto leave = [&](Barrier* b) {
+        if (lane == 0) barrier_arrive(b);
+    };
+
+    barrier_wait(&full_k[0], 0);
+    products_see_shared();
+    wgmma_fence();
+    scores(0);
+    wgmma_wait<0>();
+    hold(s);
+    leave(&free_k[0]);
+    weigh(0);
+    pack();
+
+    const int group_of = warp / 4;
+    if (group_of == 1 && steps > 1) named_arrive(1, THREADS);  // the first turn is warpgroup 0's
     int step = 0;
     for (; step + 1 < steps; step++) {
-        copy_wait<0>();  // K of the next step, V of this one
+        barrier_wait(&full_k[(step + 1) & 1], (step + 1) / 2);
+        barrier_wait(&full_v[step % 3], step / 3);
         products_see_shared();
-        if (threadIdx.x < N) {
-            put_offset(step + 2, page);
-            page = page_of(step + 3);
-        }
-        __syncthreads();
+        named_sync(1 + group_of, THREADS);
         wgmma_fence();
         scores(step + 1);
         accumulate(step);
-        issue(k16, ks, step + 2);
-        issue(v16, vs, step + 1);
-        copy_commit();
+        if (group_of == 0 || step + 2 < steps) named_arrive(2 - group_of, THREADS);
+        copy_values(step + 1, next);
+        if (step + 2 < steps) {
+            next = offset_of(step + 2, page);
+            page = page_of(step + 3);
+            copy_keys(step + 2, next);
+        }
         wgmma_wait<1>();
         hold(s);
+        leave(&free_k[(step + 1) & 1]);
         weigh(step + 1);
         wgmma_wait<0>();
         hold(o);
+        leave(&free_v[step % 3]);
 #pragma unroll
         for (int i = 0; i < HEAD_DIM / 2; i++) o[i] *= a.rescale[i / 2 % 2];
         pack();
     }
-    copy_wait<0>();
+    barrier_wait(&full_v[step % 3], step / 3);
     products_see_shared();
-    __syncthreads();
     wgmma_fence();
     accumulate(step);
     wgmma_wait<0>();

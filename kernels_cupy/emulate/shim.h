@@ -247,6 +247,34 @@ template <int LEFT> inline void copy_wait() {
             else std::memset(c.to, 0, 16);
         }
 }
+// barriers; copies that are to arrive land at once
+struct Barrier { uint16_t pending, count; u32 phase; };
+inline void barrier_init(Barrier* b, u32 n) { *b = {uint16_t(n), uint16_t(n), 0}; }
+inline void barrier_arrive(Barrier* b) {
+    if (--b->pending == 0) b->pending = b->count, b->phase++, emulate::progress++;
+}
+inline void barrier_wait(Barrier* b, int phase) {
+    while ((b->phase & 1) == u32(phase & 1)) emulate::yield();
+}
+inline void copies_arrive(Barrier* b) {
+    copy_commit();
+    copy_wait<0>();
+    barrier_arrive(b);
+}
+namespace emulate {
+struct Named { u32 arrived; u64 turn; };
+inline Named named[16];
+inline u64 arrive(int id, u32 n) {
+    const u64 turn = named[id].turn;
+    if (++named[id].arrived == n) named[id].arrived = 0, named[id].turn++, progress++;
+    return turn;
+}
+}  // namespace emulate
+inline void named_arrive(int id, int n) { emulate::arrive(id, n); }
+inline void named_sync(int id, int n) {
+    const u64 turn = emulate::arrive(id, n);
+    while (emulate::named[id].turn == turn) emulate::yield();
+}
 inline void load_matrix4(u32 (&r)[4], const void* row) {
     const int lane = emulate::now->index % 32;
     unsigned char(*room)[32] = emulate::warp_exchange(&row, 8);
