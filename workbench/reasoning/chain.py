@@ -10,8 +10,6 @@ from workbench.reasoning.strategy import Answer, Context, Strategy, Task, regist
 from workbench.reasoning.tree import Node
 from workbench.words import Field, Finish, NodeKind
 
-ENDED = (Finish.STOP, Finish.GRAMMAR)
-
 
 @register
 @dataclass(frozen=True)
@@ -45,16 +43,21 @@ class Chain(Strategy):
         for index, token in enumerate(branch.tokens[first:], first):
             if not ctx.is_end(token):
                 steps.push(index, ctx.token_bytes(token))
-        [decoded] = await ctx.decode(
-            branch,
-            until=Until(max_tokens=self.max_tokens - (len(branch.tokens) - start)),
-            sampler=self.sampler,
-            monitor=follow(ctx, {branch.seq: steps}),
-        )
+        left = self.max_tokens - (len(branch.tokens) - start)
+        ended = len(branch.tokens) > start and ctx.is_end(branch.tokens[-1])
+        finish = Finish.STOP if ended else Finish.LENGTH
+        if left > 0 and not ended:
+            [decoded] = await ctx.decode(
+                branch,
+                until=Until(max_tokens=left),
+                sampler=self.sampler,
+                monitor=follow(ctx, {branch.seq: steps}),
+            )
+            finish = decoded.finish
         text = shared + steps.end(len(branch.tokens))
         answer = extract_answer(text)
         ctx.tree.close(root, len(branch.tokens), answer)
-        return Answer(answer, decoded.finish)
+        return Answer(answer, finish)
 
     @property
     def sampler(self) -> Sampler:

@@ -110,6 +110,8 @@ class _Growth:
 
     async def run(self) -> Answer:
         self._catch_up()
+        if self.tracker.done and self.ctx.is_end(self.branch.tokens[-1]):
+            return self._end(Finish.STOP)
         while not self.broken:
             if self.progress.wants_result is not None:
                 await self._call(self.progress.wants_result)
@@ -130,7 +132,8 @@ class _Growth:
         return self._end(Finish.ERROR)
 
     def _catch_up(self) -> None:
-        """Read what the branch already holds of the tree, without doing anything about it."""
+        """Read what the branch already holds of the tree. Lists that have left memory are queued
+        too: to prune them again removes nothing, and one that was missed leaves now."""
         self.matcher = self.tim.matcher(self.ctx, self.task)
         tree, seq = self.ctx.tree, self.branch.seq
         emitted = self.branch.tokens[self.start :]
@@ -146,8 +149,6 @@ class _Growth:
                 self.matcher.consume(token)
             if not self.ctx.is_end(token):
                 self._note(self.tracker.push(index, self.ctx.token_bytes(token)))
-        while self._over():
-            self.finished.popleft()
         if self.at is not None:
             self.tracker.graft(tree, self.branch.parent, self.at)
 

@@ -102,7 +102,9 @@ class Palette:
 
 def _only_task(node: Node) -> bool:
     root = node.parent
-    return root is not None and not root.owner and sum(c.kind is node.kind for c in root.children) == 1
+    return (
+        root is not None and not root.owner and sum(c.kind is node.kind for c in root.children) == 1
+    )
 
 
 class Tree:

@@ -332,6 +332,21 @@ def test_bad_wishes(session: Session) -> None:
         session.run(PROMPT, "tim", tools=[bad]).wait(20)
 
 
+def test_without_a_grammar_a_malformed_tree_is_an_error_with_its_place(session: Session) -> None:
+    result = session.run(PROMPT, "tim", grammar=False, temperature=1.0, seed=6, **SMALL).wait(30)
+    assert result.finish is Finish.ERROR and "is wanted" in result.error
+    assert result.summary["tokens"]["sampled"] < 20
+
+
+def test_the_front_door() -> None:
+    import workbench
+
+    assert workbench.open_workbench.__module__ == "workbench.session.session"
+    assert "tim" in workbench.strategies()
+    with pytest.raises(AttributeError, match="it has"):
+        _ = workbench.nothing
+
+
 def test_vote_and_chain(session: Session) -> None:
     result = session.run(PROMPT, "vote", n=5, max_tokens=20, seed=1).wait(30)
     notes = [e.text for e in session.trace.events(Noted)]
