@@ -25,10 +25,10 @@ export class Inspector {
     this.noteBox = h("input.wb-input", { hidden: true, placeholder: "A note on this node", "aria-label": "Note" });
     this.code = h("code");
     const copy = h("button.wb-btn.plain", { type: "button", textContent: "Copy", onclick: () => this.copy(copy) });
-    const node = h("section", { "aria-label": "Node" }, [
+    const node = (this.el = h("section", { "aria-label": "Node" }, [
       this.crumbs, h("h3.wb-crumb", {}, [this.swatch, this.name, this.chip]), this.kv,
       h("div.wb-acts", {}, Object.values(this.acts)), this.noteBox, this.say, h("div.wb-py", {}, [this.code, copy]),
-    ]);
+    ]));
     this.text = new NodeText(view);
     this.tokenTitle = h("span");
     this.tokenFacts = h("span.wb-thin");
@@ -91,7 +91,9 @@ export class Inspector {
     const { run } = this.view;
     const { node, row } = this.focus();
     [this.node, this.row] = [node, row];
-    if (node >= 0 && node < run.tables.nodes.n) this.drawNode(node);
+    const known = node >= 0 && node < run.tables.nodes.n;
+    this.el.hidden = !known;
+    if (known) this.drawNode(node);
     this.text.draw(node, row);
     this.drawToken(row);
     this.code.textContent = this.view.call();

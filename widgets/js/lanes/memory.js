@@ -204,7 +204,7 @@ function ghost(g, w, h, { run, theme, axis, members }, Y, taken) {
     const label = `${num(total)} tokens in all, ${(total / limit).toFixed(1)}\u2009\u00d7 the window`;
     g.font = `400 10.5px ${theme.ui}`;
     const from = w - 12 - g.measureText(label).width;
-    const y = taken.some((t) => t.x1 > from && Math.abs(t.y - 10) < 12) ? 24 : 10;
+    const y = taken.some((t) => t.x1 > from && Math.abs(t.y - 10) < 12) ? Math.round(Y(limit)) + 11 : 10;
     if (y > 10 && taken.some((t) => t.x1 > from && Math.abs(t.y - y) < 12)) return;
     text(g, theme, label, w - 6, y, { size: 10.5, colour: theme.ink2, align: "right", halo: theme.ground });
   }

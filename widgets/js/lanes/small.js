@@ -99,7 +99,7 @@ export class TokensLane {
     if (each > 2) this.bars(g, w, tall, ctx, a, b);
     else {
       const { mean, most } = entropyColumns(run, axis, Math.ceil(w));
-      const y = (v) => Math.min(1, v / FULL) * tall;
+      const y = (v) => Math.max(0.75, Math.min(1, v / FULL) * tall); // a certain token leaves a trace too
       g.fillStyle = css(theme.sequential(0.3));
       for (let x = 0; x < mean.length; x++) if (most[x] >= 0) g.fillRect(x, tall - y(most[x]), 1, y(most[x]) - y(mean[x]));
       g.fillStyle = css(theme.sequential(0.78));

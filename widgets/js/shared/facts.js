@@ -10,11 +10,12 @@ export function tokenAt(run, s) {
   return run.n ? run.tables.steps.tokens[Math.min(s, run.n - 1)] - 1 : -1;
 }
 
-/** The node and field being written at step s. @param {Run} run */
+/** The node and field being written at step s; a token of no node counts to its root. @param {Run} run */
 export function writingAt(run, s) {
   const r = Math.min(tokenAt(run, s), run.tokenCount - 1);
   if (r < 0) return { row: -1, node: -1, field: 0 };
-  return { row: r, node: run.tables.tokens.node[r], field: run.tables.tokens.field[r] };
+  const { node, field } = run.tables.tokens;
+  return { row: r, node: node[r] >= 0 ? node[r] : run.roots[0] ?? -1, field: field[r] };
 }
 
 /** Tokens of flagged nodes in memory after step s. @param {Run} run @param {Uint8Array} flags */
