@@ -11,7 +11,7 @@ M float scales, M sums of the int8 values as floats, the same as int32. Integer 
 block by block in the same order for every M: a row's result does not depend on who shares its panel.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -59,34 +59,41 @@ def product(form: Form, rows: int) -> Kernel:
         add: Value,
     ) -> None:  # fmt: skip
         lanes = min(ROWS, code.isa.width // 4)
-        for first in range(0, ROWS, lanes):
-            _part(code, form, rows, first, lanes, w, blocks, panel, bias, out, stride, add)
+        parts = range(0, ROWS, lanes)
+        # few rows: memory decides, so the tile is walked once; many: registers, so part by part
+        walks = [parts] if rows <= 2 else [[first] for first in parts]
+        for firsts in walks:
+            _walk(code, form, rows, firsts, lanes, w, blocks, panel, bias, out, stride, add)
 
     return Kernel(f"{form.name}_x{rows}", "pipppii", body)
 
 
-def _part(
-    code: Code, form: Form, rows: int, first: int, lanes: int, w: Value, blocks: Value,
+def _walk(
+    code: Code, form: Form, rows: int, firsts: Sequence[int], lanes: int, w: Value, blocks: Value,
     panel: Value, bias: Value, out: Value, stride: Value, add: Value,
 ) -> None:  # fmt: skip
-    """`lanes` of the tile's rows, from `first` on, over all blocks."""
+    """Over all blocks, for `lanes` of the tile's rows from each of `firsts` on."""
     wide = vec(F32, lanes)
-    start = code.load(bias, 4 * first, wide)
-    sums = [code.var(wide, start) for _ in range(rows)]
+    starts = [code.load(bias, 4 * first, wide) for first in firsts]
+    sums = [[code.var(wide, start) for _ in range(rows)] for start in starts]
     with code.loop(I64(0), blocks) as block:
         at = code.at(w, code.b.mul(block, I64(form.block)))
         record = code.at(panel, code.b.mul(block, I64(RECORD * rows)))
-        if first == 0:
+        if firsts[0] == 0:
             for line in range(0, form.block, 64):
                 code.prefetch(at, AHEAD * form.block + line)
-        groups = _groups(code, form, at, first, lanes)
-        scale = _halves(code, at, form.quants + 2 * first, lanes)
-        minimum = _halves(code, at, form.quants + 32 + 2 * first, lanes) if form.minima else None
+        for first, part in zip(firsts, sums, strict=True):
+            groups = _groups(code, form, at, first, lanes)
+            scale = _halves(code, at, form.quants + 2 * first, lanes)
+            least = form.quants + 2 * (ROWS + first)
+            minimum = _halves(code, at, least, lanes) if form.minima else None
+            for m in range(rows):
+                total = _dot(code, form, groups, record, m, rows, lanes)
+                _accumulate(code, part[m], total, scale, minimum, record, m, rows)
+    for first, part in zip(firsts, sums, strict=True):
         for m in range(rows):
-            total = _dot(code, form, groups, record, m, rows, lanes)
-            _accumulate(code, sums[m], total, scale, minimum, record, m, rows)
-    for m in range(rows):
-        _put(code, sums[m].get(), code.at(out, code.b.mul(stride, I64(m))), 4 * first, add)
+            place = code.at(out, code.b.mul(stride, I64(m)))
+            _put(code, part[m].get(), place, 4 * first, add)
 
 
 def _accumulate(
