@@ -76,7 +76,7 @@ def relocate(
     gone = branch.pages[past:]
     del branch.pages[past:]
     branch.stored, branch.island = total, None
-    for page in [*reversed(gone), *replaced]:
+    for page in reversed([*replaced, *gone]):
         memory.drop_page(branch, page, FreeReason.MOVED)
     for place in range(max(0, begin - 1), past):
         memory.tell_fill(branch, place)

@@ -5,9 +5,8 @@ There is one root a *net* (a number that stands for an override), so pages made 
 are never found by another. Pages that no branch holds are *idle*, and the longest idle is evicted
 first.
 
-Two invariants make eviction simple: who holds a page also holds the page's ancestors, and pages
-are given back tail first. So an idle page's descendants are idle too and have been so for
-longer.
+Who holds a page also holds the page's ancestors, so an idle page's descendants are idle too; and
+pages are given back tail first, so most have been idle for longer.
 """
 
 from collections.abc import Callable, Sequence
@@ -103,16 +102,19 @@ class PrefixCache:
     def victims(self, n: int, spared: Callable[[int], bool]) -> list[int]:
         """Up to `n` idle pages in the order of their eviction, none that is `spared` and no
         ancestor of such a one. Reads only."""
-        chosen: list[int] = []
-        gone: set[int] = set()
-        for page in self._idle:
-            if len(chosen) >= n:
-                break
-            children = self._nodes[page].children.values()
-            if not spared(page) and all(child.page in gone for child in children):
-                chosen.append(page)
-                gone.add(page)
-        return chosen
+        gone: dict[int, None] = {}
+        progress = True
+        while progress and len(gone) < n:  # again where a page came to rest before its descendants
+            progress = False
+            for page in self._idle:
+                if len(gone) >= n:
+                    break
+                if page in gone or spared(page):
+                    continue
+                if all(child.page in gone for child in self._nodes[page].children.values()):
+                    gone[page] = None
+                    progress = True
+        return list(gone)
 
     def leaf(self, page: int) -> bool:
         """`page` is stored, and nothing is stored behind it."""

@@ -1,6 +1,5 @@
 """The engine over the torch decoder: what transformers says of the same text without pages."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,10 @@ class Poisoned:
 
 
 @pytest.fixture(scope="module", params=NETS)
-def pair(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+def pair(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     folder: Path = tmp_path_factory.mktemp("net")
     theirs = make(request.param, folder)
-    yield load_model(folder, dtype="fp32", backend="cpu"), theirs
+    return load_model(folder, dtype="fp32", backend="cpu"), theirs
 
 
 def engine_on(model: Any, **settings: Any) -> Bench:

@@ -57,3 +57,12 @@ def test_a_path_of_thousands_of_pages_is_no_recursion() -> None:
     nodes = store(cache, list(range(5000)), 0)
     assert len(cache.below(0)) == 5000
     assert nodes[-1].ancestor(1) is nodes[0]
+
+
+def test_a_page_that_came_to_rest_before_its_descendants_still_goes_after_them() -> None:
+    cache = PrefixCache(1)
+    store(cache, [1, 2, 3], 0)
+    for page in (0, 1, 2):
+        cache.rest(page)
+    assert cache.victims(3, lambda page: False) == [2, 1, 0]
+    assert cache.victims(-1, lambda page: False) == []
