@@ -220,7 +220,9 @@ class Tree:
         for place, node in enumerate(chain):
             node.id, node.parent = self._new_id(), above
             if not place:
-                node.kind, node.first = NodeKind.BRANCH, at
+                # it holds its open tasks, which began in the shared part
+                node.kind = NodeKind.BRANCH
+                node.first = chain[1].first if len(chain) > 1 else at
             above.children.append(node)
             self.nodes[node.id] = node
             self._tell(node)

@@ -171,7 +171,7 @@ def test_a_fork_is_grafted() -> None:
     tracker.graft(grown.tree, SeqId(0), len(tokens))
     news = [e for e in grown.told[before:] if isinstance(e, NodeOpened)]
     assert [(e.kind, e.path, e.index) for e in news] == [
-        (NodeKind.BRANCH, "", len(tokens)),
+        (NodeKind.BRANCH, "", head.index('{"thought":"b"')),
         (NodeKind.TASK, "2", head.index('{"thought":"b"')),
     ]
     assert not known & {e.node for e in news} and news[0].parent == grown.root.id
