@@ -62,6 +62,9 @@ def run(args: argparse.Namespace) -> None:
                 **params,
             )
         result = follow(job)
+    except KeyboardInterrupt:
+        session.close(interrupted=True)
+        raise
     finally:
         session.close()
     found = finish(result, trace, args.report)

@@ -104,7 +104,7 @@ class Session:
         self._recorder = Recorder(self.settings.trace, model.tokenizer.token_bytes)
         self.meter = Meter(self._recorder.emit)
         self._loop = asyncio.new_event_loop()
-        self._closed = False
+        self._closed = self._interrupted = False
         self.engine = self._make_engine()
         self._obey = Obey(self)
         self.engine.on_command = self._obey
@@ -145,7 +145,9 @@ class Session:
                 for task in asyncio.all_tasks(self._loop):
                     task.cancel()
         finally:
-            self._recorder.close(complete=all(run.done for run in self.runs))
+            self._recorder.close(
+                complete=not self._interrupted and all(run.done for run in self.runs)
+            )
             self._loop.close()
 
     def _started(self) -> RunStarted:
@@ -354,11 +356,11 @@ class Session:
         widgets = import_module("widgets")
         return widgets.Composite(self.trace, submit=self.submit)
 
-    def close(self) -> None:
-        """End what runs, seal the trace. Safe to call twice."""
+    def close(self, interrupted: bool = False) -> None:
+        """End what runs, seal the trace (not complete when `interrupted`). Safe to call twice."""
         if self._closed:
             return
-        self._closed = True
+        self._closed, self._interrupted = True, interrupted
         atexit.unregister(self.close)
         self._loop.call_soon_threadsafe(self.engine.close)
         self._thread.join(CLOSING)
