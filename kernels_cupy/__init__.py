@@ -1,4 +1,6 @@
-"""CUDA C++ implementation of `workbench.ops.contract`, loaded through CuPy. Imports nothing until asked."""
+"""CUDA C++ implementation of `workbench.ops.contract`, loaded through CuPy. Imports nothing until
+asked.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -28,7 +28,9 @@ def plan_attention(
     turns: Any,
     shared: list[Prefix],
 ) -> AttentionPlan:
-    """Tables of the layers that have this window. `turns(shifts)` makes the table of query turns."""
+    """Tables of the layers that have this window. `turns(shifts)` makes the table of query
+    turns.
+    """
     need(dim in HEAD_DIMS, f"head_dim of {HEAD_DIMS} (others: ops='cpu')", dim)
     fits = heads % kv_heads == 0 and heads // kv_heads <= NARROW
     need(fits, f"at most {NARROW} query heads a KV head", heads, kv_heads)

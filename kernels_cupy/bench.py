@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from workbench.ops.contract import SamplerRow
 
 BF16 = torch.bfloat16
 HEADS, KV_HEADS, DIM = 32, 8, 128
+SDPA = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 
 
 @dataclass(slots=True)
@@ -43,7 +45,7 @@ class Bench:
 
     device: torch.device
     ceilings: Ceilings
-    facts: dict[str, str] = field(default_factory=dict)
+    where: dict[str, str] = field(default_factory=dict)
 
     def row(
         self, metric: str, shape: str, us: float, floor: float, peers: dict[str, float], **more: Any
@@ -54,7 +56,7 @@ class Bench:
             "metric": metric, "shape": shape, "impl": "cuda", "value": round(us, 2), "unit": "us",
             "peer": name, "ratio": best and round(best / us, 3), "floor": round(floor, 2),
             "floor_ratio": round(floor / us, 3), **more,
-            "peers": {k: round(v, 2) for k, v in peers.items()}, **self.facts,
+            "peers": {k: round(v, 2) for k, v in peers.items()}, **self.where,
         }  # fmt: skip
 
     def random(self, *shape: int) -> Tensor:
@@ -84,7 +86,7 @@ def _tried(peers: dict[str, Callable[[], float]]) -> dict[str, float]:
         try:
             times[name] = time()
         except (RuntimeError, ImportError, AttributeError) as e:
-            print(f"{name}: {str(e).splitlines()[0][:120]}", file=sys.stderr)
+            sys.stderr.write(f"{name}: {str(e).splitlines()[0][:120]}\n")
     return times
 
 
@@ -101,31 +103,33 @@ def decode(b: Bench) -> Iterator[dict[str, Any]]:
             tables = torch.randperm(need).view(rows, -1)
             plan, out = _plan(b, _batch(lens, rows, 1, tables), page, False), torch.empty_like(q[0])
             calls = [
-                lambda x=x, kv=kv: attention(x, kv[0], kv[1], out, plan, page, DIM**-0.5, None)  # noqa: B023
+                partial(attention, x, kv[0], kv[1], out, plan, page, DIM**-0.5, None)
                 for x, kv in zip(q, pools, strict=True)
             ]
             us = graph_time(calls)
-            yield b.row(
-                "decode attention", f"{rows} x {lens}, page {page}", us, b.ceilings.floor(size), peers,
-                bytes=size,
-            )  # fmt: skip
-            del pools, calls
+            floor = b.ceilings.floor(size)
+            shape = f"{rows} x {lens}, page {page}"
+            yield b.row("decode attention", shape, us, floor, peers, bytes=size)
             torch.cuda.empty_cache()
 
 
 def _contiguous_decode(b: Bench, rows: int, lens: int, count: int) -> dict[str, float]:
     kv = [[b.random(rows, KV_HEADS, lens, DIM) for _ in range(2)] for _ in range(count)]
     q = b.random(rows, HEADS, 1, DIM)
-    return _tried({
-        f"SDPA {name}, contiguous": lambda backend=backend: graph_time(
-            [lambda p=p: _sdpa(backend, q, p[0], p[1], False) for p in kv], repeats=5
-        )
-        for name, backend in (("cuDNN", SDPBackend.CUDNN_ATTENTION), ("flash", SDPBackend.FLASH_ATTENTION))
-    })  # fmt: skip
+    return _tried(
+        {
+            f"SDPA {name}, contiguous": partial(
+                graph_time, [partial(_sdpa, backend, q, k, v, False) for k, v in kv], 4.0, 5
+            )
+            for name, backend in SDPA.items()
+        }
+    )
 
 
 def shared(b: Bench) -> Iterator[dict[str, Any]]:
-    """Branches of one tree: common pages read once for all of them; the peer is our own plain kernel."""
+    """Branches of one tree: common pages read once for all of them; the peer is our own plain
+    kernel.
+    """
     for rows, prefix, own in ((64, 8192, 512), (16, 32768, 256), (256, 2048, 128), (8, 8192, 512)):
         page = 16
         need = (prefix + rows * own) // page
@@ -140,17 +144,13 @@ def shared(b: Bench) -> Iterator[dict[str, Any]]:
         q = b.random(rows, HEADS, DIM)
         out = torch.empty_like(q)
 
-        def timed(
-            plan: Any, q: Tensor = q, out: Tensor = out, pools: list[list[Tensor]] = pools
-        ) -> float:
-            return graph_time(
-                [
-                    lambda kv=kv: attention(q, kv[0], kv[1], out, plan, 16, DIM**-0.5, None)  # type: ignore[misc]
-                    for kv in pools
-                ]
+        plans = [_plan(b, batch, page, share) for share in (True, False)]
+        us, plain = (
+            graph_time(
+                [partial(attention, q, k, v, out, p, page, DIM**-0.5, None) for k, v in pools]
             )
-
-        us, plain = timed(_plan(b, batch, page, True)), timed(_plan(b, batch, page, False))
+            for p in plans
+        )
         floor = b.ceilings.floor(size) + 1e6 * b.ceilings.ramp
         yield b.row(
             "shared prefix", f"{rows} x ({prefix} + {own})", us, floor, {"own plain kernel": plain},
@@ -168,20 +168,16 @@ def prefill(b: Bench) -> Iterator[dict[str, Any]]:
         out = torch.empty_like(q)
         flops = 4 * DIM * HEADS * rows * new * (lens - new + new / 2)
         us = graph_time(
-            [lambda: attention(q, kv[0], kv[1], out, plan, page, DIM**-0.5, None)],  # noqa: B023
-            repeats=5,
+            [partial(attention, q, kv[0], kv[1], out, plan, page, DIM**-0.5, None)], repeats=5
         )
         peers: dict[str, float] = {}
         if new == lens:
             x = [b.random(rows, h, lens, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)]
-            peers = _tried({
-                f"SDPA {name}, contiguous": lambda backend=backend, x=x: graph_time(
-                    [lambda: _sdpa(backend, *x, True)], repeats=5
-                )
-                for name, backend in (
-                    ("cuDNN", SDPBackend.CUDNN_ATTENTION), ("flash", SDPBackend.FLASH_ATTENTION),
-                )
-            })  # fmt: skip
+            calls = {
+                f"SDPA {name}, contiguous": partial(_sdpa, backend, x[0], x[1], x[2], True)
+                for name, backend in SDPA.items()
+            }
+            peers = _tried({name: partial(graph_time, [c], 4.0, 5) for name, c in calls.items()})
         yield b.row(
             "prefill attention", f"{rows} x {new} new of {lens}, page {page}", us,
             b.ceilings.arithmetic(flops), peers, flops=flops, tflops=round(flops / us / 1e6, 1),
@@ -199,17 +195,13 @@ def moe(b: Bench) -> Iterator[dict[str, Any]]:
             hit = sum(len(p[0].unique()) for p in picks) / len(picks)
             flops, size = tokens * k * 6 * width * inner, hit * 6 * width * inner
             floor = b.ceilings.floor(size) + 1e6 * b.ceilings.ramp
-            us = graph_time([lambda p=p: expert_mlp(x, p[0], p[1], gate_up, down) for p in picks])  # noqa: B023
-            peers = _tried({
-                "torch grouped_mm": lambda: graph_time(
-                    [lambda p=p: _grouped(x, p[0], p[1], gate_up, down) for p in picks], repeats=5  # noqa: B023
-                )
-            })  # fmt: skip
+            us = graph_time([partial(expert_mlp, x, e, w, gate_up, down) for e, w in picks])
+            grouped = [partial(_grouped, x, e, w, gate_up, down) for e, w in picks]
+            peers = _tried({"torch grouped_mm": partial(graph_time, grouped, 4.0, 5)})
             yield b.row(
                 "experts", f"{experts} x {inner}, top {k}, {tokens} tokens", us,
                 max(floor, b.ceilings.arithmetic(flops)), peers, bytes=size, flops=flops, hit=hit,
             )  # fmt: skip
-        del gate_up, down
         torch.cuda.empty_cache()
 
 
@@ -220,8 +212,8 @@ def _grouped(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down:
     ends = torch.searchsorted(chosen, torch.arange(count, device=x.device), right=True).int()
     gate, up = torch._grouped_mm(x[order // k], gate_up.transpose(1, 2), offs=ends).chunk(2, -1)
     y = torch._grouped_mm(F.silu(gate) * up, down.transpose(1, 2), offs=ends)
-    y = y * weights.flatten()[order, None]
-    out = torch.empty_like(y).index_copy_(0, order, y.to(x.dtype))
+    y = (y * weights.flatten()[order, None]).to(x.dtype)
+    out = torch.empty_like(y).index_copy_(0, order, y)
     return out.view(len(x), k, -1).sum(1)
 
 
@@ -229,28 +221,34 @@ def compact(b: Bench) -> Iterator[dict[str, Any]]:
     """Keep every tenth token of 32 layers, keys turned to their new places."""
     inv_freq = (10000.0 ** (-torch.arange(0, DIM, 2).float() / DIM)).to(b.device)
     layers = 32
-    for tokens in (65536, 262144, 1048576):
+    for tokens in (65536, 262144, 1048576):  # the last one needs 66 GB for K, which V shares
         keep = tokens // 10
         k = b.random(layers, tokens, KV_HEADS, DIM)
-        v = k.clone()
-        to = [torch.empty(layers, keep, KV_HEADS, DIM, dtype=BF16, device=b.device) for _ in range(2)]
+        v = k
+        to = [
+            torch.empty(layers, keep, KV_HEADS, DIM, dtype=BF16, device=b.device) for _ in range(2)
+        ]
         src = torch.randperm(tokens, device=b.device)[:keep].sort().values
         dst = torch.arange(keep, device=b.device)
 
-        def ours() -> None:
-            move_kv(k, v, to[0], to[1], src, dst, rope_table(dst - src, inv_freq, 1.0, DIM))  # noqa: B023
-
-        def gather() -> None:
-            for layer in range(layers):
-                torch.index_select(k[layer], 0, src, out=to[0][layer])  # noqa: B023
-                torch.index_select(v[layer], 0, src, out=to[1][layer])  # noqa: B023
-
         size = 4 * layers * keep * KV_HEADS * DIM * 2
-        floor = 1e6 * size / b.ceilings.copy
-        peers = {"torch index_select, not turned": graph_time([gather], repeats=5)}
-        yield b.row("compaction", f"{tokens} tokens", graph_time([ours], repeats=5), floor, peers, bytes=size)
-        del k, v, to
+        ours = partial(_compacted, k, v, to, src, dst, inv_freq)
+        peers = {"torch index_select, not turned": graph_time([partial(_gathered, k, v, to, src)])}
+        us, floor = graph_time([ours], repeats=5), 1e6 * size / b.ceilings.copy
+        yield b.row("compaction", f"{tokens} tokens", us, floor, peers, bytes=size)
         torch.cuda.empty_cache()
+
+
+def _compacted(
+    k: Tensor, v: Tensor, to: list[Tensor], src: Tensor, dst: Tensor, inv_freq: Tensor
+) -> None:
+    move_kv(k, v, to[0], to[1], src, dst, rope_table(dst - src, inv_freq, 1.0, DIM))
+
+
+def _gathered(k: Tensor, v: Tensor, to: list[Tensor], src: Tensor) -> None:
+    for layer in range(k.shape[0]):
+        torch.index_select(k[layer], 0, src, out=to[0][layer])
+        torch.index_select(v[layer], 0, src, out=to[1][layer])
 
 
 def sample(b: Bench) -> Iterator[dict[str, Any]]:
@@ -265,23 +263,17 @@ def sample(b: Bench) -> Iterator[dict[str, Any]]:
     for count in (64, 1):
         logits = [torch.randn(count, vocabulary, device=b.device) * 3 for _ in range(6)]
         uniforms = torch.rand(count, dtype=torch.float64, device=b.device)
-        none: list[Any] = [torch.empty(0, dtype=torch.int64)] * count
         for name, kind in kinds.items():
             rows = [kind] * count
             settings = sampling.settings(rows).to(b.device)
-            calls = [
-                lambda x=x: sampling.draw(x, settings, None, uniforms, 5)  # noqa: B023
-                for x in logits
-            ]
-            peers = _tried({
-                "torch": lambda: graph_time([lambda x=x: _torch_draw(x, name) for x in logits], repeats=5)  # noqa: B023
-            })  # fmt: skip
+            us = graph_time(
+                [partial(sampling.draw, x, settings, None, uniforms, 5) for x in logits]
+            )
+            theirs = [partial(_torch_draw, x, name) for x in logits]
+            peers = _tried({"torch": partial(graph_time, theirs, 4.0, 5)})
             size = 4 * count * vocabulary
-            yield b.row(
-                "sampling", f"{count} x {vocabulary}, {name}", graph_time(calls), b.ceilings.floor(size),
-                peers, bytes=size,
-            )  # fmt: skip
-        del none
+            shape = f"{count} x {vocabulary}, {name}"
+            yield b.row("sampling", shape, us, b.ceilings.floor(size), peers, bytes=size)
 
 
 def _torch_draw(logits: Tensor, kind: str) -> Tensor:
@@ -312,36 +304,40 @@ def small(b: Bench) -> Iterator[dict[str, Any]]:
     for tokens in (1, 64, 2048):
         logits, weight = b.random(tokens, 128), b.random(4096)
         x, y, wide = b.random(tokens, 4096), b.random(tokens, 4096), b.random(tokens, 24576)
-        qkv = b.random(tokens, HEADS + 2 * KV_HEADS, DIM).split([HEADS, KV_HEADS, KV_HEADS], 1)
-        at = (table[:tokens], slots[:tokens])
+        q, k, v = b.random(tokens, HEADS + 2 * KV_HEADS, DIM).split([HEADS, KV_HEADS, KV_HEADS], 1)
+        store = partial(rope_store, q, k, v, table[:tokens], slots[:tokens], pool[0], pool[1])
         ops: dict[str, tuple[Callable[[], object], Callable[[], object] | None, int]] = {
             "router 128, top 8": (
-                lambda logits=logits: route(logits, 8, True),
-                lambda logits=logits: logits.float().softmax(-1).topk(8),
+                partial(route, logits, 8, True),
+                partial(_torch_route, logits),
                 tokens * 352,
             ),
             "sum and RMSNorm 4096": (
-                lambda x=x, y=y: add_rms_norm(x, y, weight, 1e-6),  # noqa: B023
-                lambda x=x, y=y: F.rms_norm(x + y, (4096,), weight, 1e-6),  # noqa: B023
+                partial(add_rms_norm, x, y, weight, 1e-6),
+                partial(_torch_norm, x, y, weight),
                 tokens * 4096 * 8,
             ),
-            "SiLU 12288": (
-                lambda wide=wide: silu_mul(wide),
-                lambda wide=wide: F.silu(wide[:, :12288]) * wide[:, 12288:],
-                tokens * 12288 * 6,
-            ),
-            "RoPE and store": (
-                lambda qkv=qkv, at=at: rope_store(*qkv, at[0], at[1], pool[0], pool[1]),
-                None,
-                tokens * 48 * DIM * 4,
-            ),
+            "SiLU 12288": (partial(silu_mul, wide), partial(_torch_silu, wide), tokens * 12288 * 6),
+            "RoPE and store": (store, None, tokens * 48 * DIM * 4),
         }
         for name, (ours, theirs, size) in ops.items():
             peers = {"torch": graph_time([theirs])} if theirs else {}
-            yield b.row(
-                "small ops", f"{name}, {tokens} tokens", graph_time([ours]), b.ceilings.floor(size), peers,
-                bytes=size, note="in the L2",
-            )  # fmt: skip
+            us, floor = graph_time([ours]), b.ceilings.floor(size)
+            shape = f"{name}, {tokens} tokens"
+            yield b.row("small ops", shape, us, floor, peers, bytes=size, note="in the L2")
+
+
+def _torch_route(logits: Tensor) -> object:
+    return logits.float().softmax(-1).topk(8)
+
+
+def _torch_norm(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x + y, (x.shape[-1],), weight, 1e-6)
+
+
+def _torch_silu(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, -1)
+    return F.silu(gate) * up
 
 
 SECTIONS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
@@ -358,24 +354,36 @@ def commit() -> str:
     return run.stdout.strip() or "unknown"
 
 
+def facts(device: torch.device) -> dict[str, str]:
+    """Where and when: the fields that every row bears."""
+    return {
+        "machine": os.uname().machine, "device": torch.cuda.get_device_name(device),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of the sections in `args.part` (all without one), ceilings first."""
     sections = args.part.split(",") if args.part else list(SECTIONS)
     if unknown := [s for s in sections if s not in SECTIONS]:
         raise ValueError(f"bench kernels has the parts {', '.join(SECTIONS)}; got {unknown}")
     device = bridge.require()
-    properties = torch.cuda.get_device_properties(device)
-    facts = {
-        "machine": os.uname().machine, "device": properties.name, "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
     ceilings = measure_ceilings(device)
-    b = Bench(device, ceilings, facts)
+    where = facts(device)
+    b = Bench(device, ceilings, where)
     for name, value, unit in (
         ("read", ceilings.read / 1e12, "TB/s"), ("copy", ceilings.copy / 1e12, "TB/s"),
         ("bf16 product", ceilings.matmul / 1e12, "TFLOP/s"), ("ramp", ceilings.ramp * 1e6, "us"),
     ):  # fmt: skip
-        yield {"metric": "ceiling", "shape": name, "impl": "device", "value": round(value, 3), "unit": unit, **facts}
+        yield {
+            "metric": "ceiling",
+            "shape": name,
+            "impl": "device",
+            "value": round(value, 3),
+            "unit": unit,
+            **where,
+        }
     for section in sections:
         yield from SECTIONS[section](b)
         torch.cuda.empty_cache()

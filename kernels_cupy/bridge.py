@@ -71,5 +71,7 @@ def require() -> torch.device:
         raise NoDevice("CuPy sees no CUDA device although torch does; do their CUDA majors agree?")
     major, minor = torch.cuda.get_device_capability()
     if major < 8:
-        raise NoDevice(f"compute capability 8.0 or later wanted, got {major}.{minor}; use ops='cpu'")
+        raise NoDevice(
+            f"compute capability 8.0 or later wanted, got {major}.{minor}; use ops='cpu'"
+        )
     return torch.device("cuda", torch.cuda.current_device())

@@ -1,24 +1,28 @@
 """CUDA C++ to cubin with NVRTC: no device, no nvcc, no driver needed.
 
-CuPy's own disk cache hashes the source text but not the headers that it includes, so a changed header
-would give a stale kernel; here the key covers the include closure, the constants, the target and the
-compiler's version.
+CuPy's own disk cache hashes the source text but not the headers that it includes, so a changed
+header would give a stale kernel; here the key covers the include closure, the constants, the target
+and the compiler's version.
 """
 
 import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from kernels_cupy.errors import CompileError, KernelError
 
 CUDA = Path(__file__).parent / "cuda"
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
-_ERROR = re.compile(r"^(?P<file>.+?)\((?P<line>\d+)\): (?:catastrophic )?error:? (?P<what>.*)$", re.M)
+_ERROR = re.compile(
+    r"^(?P<file>.+?)\((?P<line>\d+)\): (?:catastrophic )?error:? (?P<what>.*)$", re.M
+)
 _ENTRY = re.compile(
     r"Compiling entry function '(?P<entry>\w+)'.*?"
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -116,17 +120,17 @@ def parse_resources(log: str) -> dict[str, Resources]:
     }
 
 
-def _run(nvrtc: object, name: str, options: tuple[str, ...]) -> tuple[bytes, str]:
+def _run(nvrtc: Any, name: str, options: tuple[str, ...]) -> tuple[bytes, str]:
     source = CUDA / f"{name}.cu"
-    program = nvrtc.createProgram(source.read_text(), str(source), (), ())  # type: ignore[attr-defined]
+    program = nvrtc.createProgram(source.read_text(), str(source), (), ())
     try:
-        nvrtc.compileProgram(program, options)  # type: ignore[attr-defined]
-    except nvrtc.NVRTCError:  # type: ignore[attr-defined]
-        raise _named(source, nvrtc.getProgramLog(program)) from None  # type: ignore[attr-defined]
+        nvrtc.compileProgram(program, options)
+    except nvrtc.NVRTCError:
+        raise _named(source, nvrtc.getProgramLog(program)) from None
     else:
-        return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program)  # type: ignore[attr-defined]
+        return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program)
     finally:
-        nvrtc.destroyProgram(program)  # type: ignore[attr-defined]
+        nvrtc.destroyProgram(program)
 
 
 def _named(source: Path, log: str) -> CompileError:
@@ -140,7 +144,8 @@ def _named(source: Path, log: str) -> CompileError:
 
 def _show(name: str, options: tuple[str, ...], log: str) -> None:
     if "source" in os.environ.get("WORKBENCH_SHOW", "").split(","):
-        print(f"== {name} {' '.join(options)}\n{(CUDA / f'{name}.cu').read_text()}\n{log}")
+        text = (CUDA / f"{name}.cu").read_text()
+        sys.stderr.write(f"== {name} {' '.join(options)}\n{text}\n{log}\n")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -149,7 +154,7 @@ def _write(path: Path, data: bytes) -> None:
     os.replace(f.name, path)  # two processes may compile the same kernel
 
 
-def _nvrtc() -> object:
+def _nvrtc() -> Any:
     try:
         from cupy_backends.cuda.libs import nvrtc
     except ImportError as e:

@@ -18,12 +18,15 @@ class NoDevice(KernelError):
 
 
 def need(holds: bool, wanted: str, *came: Any) -> None:
-    """Raise KernelError unless `holds`; tensors among `came` are described by shape, dtype, device."""
+    """Raise KernelError unless `holds`; tensors among `came` are described by shape, dtype,
+    device.
+    """
     if not holds:
         raise KernelError(f"{wanted}; got {', '.join(_describe(x) for x in came)}")
 
 
 def _describe(x: Any) -> str:
     if isinstance(x, Tensor):
-        return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)} stride {x.stride()} on {x.device}"
+        dtype = str(x.dtype).removeprefix("torch.")
+        return f"{dtype}{list(x.shape)} stride {x.stride()} on {x.device}"
     return repr(x)

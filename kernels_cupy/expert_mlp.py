@@ -24,7 +24,9 @@ INSTANCES = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Groups:
-    """Pairs sorted by expert: `order` [n] pair of a row, `place` [n] its inverse, tiles [<= bound, 4]."""
+    """Pairs sorted by expert: `order` [n] pair of a row, `place` [n] its inverse, tiles [<= bound,
+    4].
+    """
 
     order: Tensor
     place: Tensor
@@ -91,7 +93,8 @@ def _wide(
     x: Tensor, w: Tensor, y: Tensor, groups: _Groups, k: int, gated: int, columns: int
 ) -> None:
     outputs = y.shape[1]
+    blocks = (outputs // (64 if gated else 128), groups.bound, 1)
     kernel("expert_mlp_wgmma", "expert_gemm_wgmma", x.device, ELEM=elem(x.dtype), GATED=gated)(
-        LaunchPlan((outputs // (64 if gated else 128), groups.bound, 1), 256, 1024 + 3 * (32 << 10)),
+        LaunchPlan(blocks, 256, 1024 + 3 * (32 << 10)),
         x, w, y, groups.order, groups.tiles, groups.count, i32(x.shape[1]), i32(outputs), i32(k),
     )  # fmt: skip

@@ -5,8 +5,17 @@ import math
 import torch
 from torch import Tensor
 
-from kernels_cupy.launch import Instance, LaunchPlan, elem, f32, has_wgmma, i32, kernel, shared_limit
-from kernels_cupy.paged_attention import DECLARED, HEAD_DIMS, page_log2, parts
+from kernels_cupy.launch import (
+    Instance,
+    LaunchPlan,
+    elem,
+    f32,
+    has_wgmma,
+    i32,
+    kernel,
+    shared_limit,
+)
+from kernels_cupy.paged_attention import DECLARED, page_log2, parts
 from kernels_cupy.plan import AttentionPlan
 
 WARPS = 4
@@ -59,7 +68,9 @@ def extend_attention(
     scale: float,
     window: int | None,
 ) -> None:
-    """Write `out` [T, Q, D] for the tokens that `plan` has tiles for; shapes as `paged_attention`."""
+    """Write `out` [T, Q, D] for the tokens that `plan` has tiles for; shapes as
+    `paged_attention`.
+    """
     if plan.tiles is None:
         return
     _, heads, dim = q.shape

@@ -1,6 +1,7 @@
 """Launching: typed arguments, a plan of blocks, and the table of what each op is compiled for."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -69,7 +70,7 @@ def kernel(source: str, entry: str, device: torch.device, **defines: int) -> Ker
 def multiprocessors(device: torch.device) -> int:
     if device.type == "cpu":
         return 3  # of the emulator: few, odd, so that work is split and straddles
-    return _properties(device.index or 0).multi_processor_count
+    return int(_properties(device.index or 0).multi_processor_count)
 
 
 def shared_limit(device: torch.device) -> int:
@@ -121,7 +122,7 @@ class CudaKernel:
             self._opt_in(plan.shared)
         bridge.follow(self.index)
         if _SHOW_PLAN:
-            print(self.name, plan)
+            sys.stderr.write(f"{self.name} {plan}\n")
         packed = tuple(_argument(a) for a in args)
         self.function(plan.grid, (plan.threads, 1, 1), packed, shared_mem=plan.shared)
 

@@ -1,6 +1,7 @@
-"""Moves of KV entries between slots, keys turned by a shift of positions, all layers in one launch."""
+"""Moves of KV entries between slots, keys turned by a shift of positions, all layers in one
+launch.
+"""
 
-import torch
 from torch import Tensor
 
 from kernels_cupy.errors import need
@@ -21,13 +22,16 @@ def move_kv(
     dst: Tensor,
     table: Tensor | None,
 ) -> None:
-    """Copy entries `src` [n] to `dst` [n] of pools [L, slots, H, D]; `table` [n, D / 2, 2] turns the keys.
+    """Copy entries `src` [n] to `dst` [n] of pools [L, slots, H, D]; `table` [n, D / 2, 2] turns
+    the keys.
 
     No entry of `dst` may be one of `src` within the same pool.
     """
     layers, slots, heads, dim = k_from.shape
     for x in (k_from, v_from, k_to, v_to):
-        need(x.is_contiguous() and x.shape[2:] == (heads, dim), "packed pools of one kind", x, k_from)
+        need(
+            x.is_contiguous() and x.shape[2:] == (heads, dim), "packed pools of one kind", x, k_from
+        )
     need(dim % 16 == 0, "move_kv: head_dim of whole pairs of 16-byte chunks", dim)
     entries = len(src)
     if entries == 0:

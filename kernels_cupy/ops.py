@@ -1,7 +1,8 @@
-"""`CudaOps`: the operations of `workbench.ops.contract` as our CUDA kernels, dense products by cuBLAS."""
+"""`CudaOps`: the operations of `workbench.ops.contract` as our CUDA kernels, dense products by
+cuBLAS.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,29 +22,23 @@ from workbench.forward import ForwardBatch, Pool
 from workbench.ops.contract import Linear, Rotary, Sampled, SamplerRow
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class CublasLinear:
     """A weight as loaded, multiplied by cuBLAS through torch."""
 
-    weight: Tensor
-    bias: Tensor | None
-    form: str = "as loaded"
-
-    @property
-    def out_features(self) -> int:
-        return int(self.weight.shape[0])
-
-    @property
-    def in_features(self) -> int:
-        return int(self.weight.shape[1])
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+        self.out_features, self.in_features = weight.shape
+        self.form = "as loaded"
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
 
 class CudaOps:
-    """`ops.contract.Ops` on one CUDA device. `share_prefixes`: pages that many rows have in common are
-    read once for all of them where that saves time. `emulated` runs the kernels on the CPU (for tests)."""
+    """`ops.contract.Ops` on one CUDA device. `share_prefixes`: pages that many rows have in common
+    are read once for all of them where that saves time. `emulated` runs the kernels on the CPU (for
+    tests).
+    """
 
     def __init__(self, *, share_prefixes: bool = True, emulated: bool = False) -> None:
         self.device = torch.device("cpu") if emulated else bridge.require()

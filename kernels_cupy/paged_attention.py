@@ -1,11 +1,12 @@
-"""Attention of few query rows over many paged entries: decode, shared prefixes, attached segments."""
+"""Attention of few query rows over many paged entries: decode, shared prefixes, attached
+segments.
+"""
 
 import math
 
 from torch import Tensor
 
 from kernels_cupy import scratch
-from kernels_cupy.errors import need
 from kernels_cupy.launch import (
     Instance,
     LaunchPlan,
@@ -54,9 +55,7 @@ def shared_bytes(head_dim: int, rows: int, stages: int) -> int:
 
 
 INSTANCES = tuple(
-    Instance(
-        "paged_attention", "paged_attention", {"ELEM": e, **settings(d, rows, limit)}, (arch,)
-    )
+    Instance("paged_attention", "paged_attention", {"ELEM": e, **settings(d, rows, limit)}, (arch,))
     for arch, limit in (("sm_80", 163 << 10), ("sm_90a", 227 << 10), ("sm_120", 99 << 10))
     for e, d in DECLARED
     for rows in sorted({NARROW, wide_rows(d)})
@@ -76,7 +75,9 @@ def paged_attention(
 
 
 def parts(q: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
-    """Room for the results of tokens that several items serve: [n, Q, D] and their log2 weights [n, Q]."""
+    """Room for the results of tokens that several items serve: [n, Q, D] and their log2 weights [n,
+    Q].
+    """
     rows = plan.parts * q.shape[1]
     return (
         scratch.floats(q.device, "part", scratch.round_up(rows * q.shape[2])),
@@ -117,9 +118,9 @@ def _launch(
     kernel("paged_attention", "paged_attention", q.device, ELEM=elem(q.dtype), **s)(
         LaunchPlan((blocks, 1, 1), 32 * WARPS, shared_bytes(dim, launch.width, s["STAGES"])),
         q, k, v, out, plan.tables, launch.prefix, launch.items, launch.rows, plan.turns,
-        scratch.floats(q.device, "partial", rows * dim), scratch.floats(q.device, "stats", rows * 2),
-        part, lse, scratch.counters(q.device, "items", scratch.round_up(items * kv_heads)),
-        i32(items), i32(plan.tables.shape[1]), i32(page_size), i32(page_log2(page_size)), i32(kv_heads),
-        i32(q.shape[1] // kv_heads), f32(scale * math.log2(math.e)),
+        scratch.floats(q.device, "partial", rows * dim),
+        scratch.floats(q.device, "stats", rows * 2), part, lse,
+        scratch.counters(q.device, "items", scratch.round_up(items * kv_heads)),
+        i32(items), i32(plan.tables.shape[1]), i32(page_size), i32(page_log2(page_size)),
+        i32(kv_heads), i32(q.shape[1] // kv_heads), f32(scale * math.log2(math.e)),
     )  # fmt: skip
-

@@ -1,8 +1,8 @@
 """What one step's attention reads, as integer tables for the kernels; made once a step on the CPU.
 
-Rows of few query rows (tokens x heads of a group) become *items* of `paged_attention`; longer ones become
-*tiles* of `extend_attention`. A row that reads attached segments, or shares a prefix that is read once
-for several rows, has several items; their results are merged afterwards.
+Rows of few query rows (tokens x heads of a group) become *items* of `paged_attention`; longer ones
+become *tiles* of `extend_attention`. A row that reads attached segments, or shares a prefix that is
+read once for several rows, has several items; their results are merged afterwards.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,9 @@ FAR = 2**31 - 1
 
 @dataclass(slots=True)
 class Items:
-    """Work of one launch of paged_attention. Row records: token, first, limit, part, turn, 0, 0, 0."""
+    """Work of one launch of paged_attention. Row records: token, first, limit, part, turn, 0,
+    0, 0.
+    """
 
     items: list[Sequence[int]] = field(default_factory=list)
     rows: list[Sequence[int]] = field(default_factory=list)
@@ -99,8 +101,10 @@ def draft(
     wide: int = 16,
     blocks: int = 0,
 ) -> _Draft:
-    """The step's items and tiles. `block` is the query rows of a tile of extend_attention, `wide` those of
-    an item of a shared prefix; with `blocks`, shared prefixes become that many tiles instead, a KV head."""
+    """The step's items and tiles. `block` is the query rows of a tile of extend_attention, `wide`
+    those of an item of a shared prefix; with `blocks`, shared prefixes become that many tiles
+    instead, a KV head.
+    """
     d = _Draft(wide_rows=wide, group=group)
     starts, lens = batch.query_start.tolist(), batch.kv_lens.tolist()
     prefix_of = {row: p for p in shared for row in p.rows}
@@ -146,8 +150,9 @@ class Prefix:
 def shared_prefixes(
     batch: ForwardBatch, page_size: int, bytes_per_entry: int, worth: int = 16 << 20
 ) -> list[Prefix]:
-    """Groups of one-token rows whose common pages are worth a pass of their own: at least `worth` bytes
-    of re-reading are saved (partial results and their merge cost about 3 µs)."""
+    """Groups of one-token rows whose common pages are worth a pass of their own: at least `worth`
+    bytes of re-reading are saved (partial results and their merge cost about 3 µs).
+    """
     if batch.attached:
         return []
     starts, lens = batch.query_start.numpy(), batch.kv_lens.numpy()
@@ -168,9 +173,7 @@ def shared_prefixes(
     return found
 
 
-def finish(
-    d: _Draft, batch: ForwardBatch, device: torch.device, turns: Any
-) -> AttentionPlan:
+def finish(d: _Draft, batch: ForwardBatch, device: torch.device, turns: Any) -> AttentionPlan:
     """The draft as device tensors, in one copy. `turns(shifts)` makes the table of query turns."""
     launches = [(NARROW, d.narrow), (d.wide_rows, d.wide)]
     launches = [(w, i) for w, i in launches if i.items]
@@ -213,9 +216,7 @@ def _first(limit: int, window: int | None, prefix: Prefix | None) -> int:
     return 0 if window is None else max(0, limit - window)
 
 
-def _tiles(
-    d: _Draft, row: int, token0: int, new: int, limit0: int, group: int, block: int
-) -> None:
+def _tiles(d: _Draft, row: int, token0: int, new: int, limit0: int, group: int, block: int) -> None:
     for row0 in range(0, new * group, block):
         rows = min(block, new * group - row0)
         d.tiles.append((row, token0, rows, row0, limit0, 0, 0, 0))

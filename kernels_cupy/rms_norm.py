@@ -17,16 +17,16 @@ INSTANCES = tuple(
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """[..., N] over the last axis. Of [T, h, N] the first axis may be strided (heads of a fused qkv)."""
+    """[..., N] over the last axis. Of [T, h, N] the first axis may be strided (heads of a fused
+    qkv).
+    """
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     inner, outer = _rows(x)
     _launch(x, None, weight, y, None, eps, inner, outer)
     return y
 
 
-def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(rms_norm(x + residual), x + residual), the sum rounded first."""
     need(x.is_contiguous() and residual.is_contiguous(), "add_rms_norm: packed rows", x, residual)
     need(x.shape == residual.shape, "add_rms_norm: equal shapes", x, residual)
@@ -58,7 +58,9 @@ def _launch(
     n = x.shape[-1]
     rows = x.numel() // n
     need(n % 8 == 0 and outer % 8 == 0, "rms_norm: a width of whole 16-byte chunks", x)
-    need(weight.shape == (n,) and weight.dtype == x.dtype, "rms_norm: weight of x's type", weight, x)
+    need(
+        weight.shape == (n,) and weight.dtype == x.dtype, "rms_norm: weight of x's type", weight, x
+    )
     if rows == 0:
         return
     narrow = n <= NARROW

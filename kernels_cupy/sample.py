@@ -82,7 +82,9 @@ def _penalised(
     seen: Sequence[Tensor],
     bias: Sequence[tuple[Tensor, Tensor] | None],
 ) -> Tensor:
-    """Penalties over seen ids, then biases, on a copy; the logits themselves where there are none."""
+    """Penalties over seen ids, then biases, on a copy; the logits themselves where there are
+    none.
+    """
     touched = [
         r
         for r, row in enumerate(rows)
@@ -105,4 +107,3 @@ def _penalised(
         if added is not None:
             logits[r].index_add_(0, added[0].to(logits.device), added[1].to(logits))
     return logits
-

@@ -1,4 +1,6 @@
-"""Device memory that launches share: allocated once, never moved, so that captured graphs stay valid."""
+"""Device memory that launches share: allocated once, never moved, so that captured graphs stay
+valid.
+"""
 
 from functools import cache
 
@@ -8,7 +10,9 @@ from torch import Tensor
 
 @cache
 def floats(device: torch.device, purpose: str, size: int) -> Tensor:
-    """Uninitialised float32 [size], the caller's until the next launch that names the same purpose."""
+    """Uninitialised float32 [size], the caller's until the next launch that names the same
+    purpose.
+    """
     return torch.empty(size, dtype=torch.float32, device=device)
 
 

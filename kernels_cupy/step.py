@@ -17,7 +17,8 @@ from workbench.ops.contract import Rotary
 class StepPlan:
     """Device tensors of a step; attention tables are made per sliding window, on first use.
 
-    The pool has `layout` (order "token"), `device`, and per layer `keys` and `values` [P * S, H, D].
+    The pool has `layout` (order "token"), `device`, and per layer `keys` and `values` [P * S, H,
+    D].
     """
 
     def __init__(self, batch: ForwardBatch, pool: Any, rotary: Rotary, share: bool) -> None:
@@ -40,7 +41,14 @@ class StepPlan:
                 each = 2 * layout.kv_heads * layout.head_dim * layout.dtype.itemsize
                 shared = shared_prefixes(batch, layout.page_size, each)
             self._plans[window] = plan_attention(
-                batch, window, heads, layout.kv_heads, layout.head_dim, self.device, self._turns, shared
+                batch,
+                window,
+                heads,
+                layout.kv_heads,
+                layout.head_dim,
+                self.device,
+                self._turns,
+                shared,
             )
         return self._plans[window]
 

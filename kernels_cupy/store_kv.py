@@ -49,7 +49,8 @@ def rope_store(
     values: Tensor,
     norm: HeadNorm | None = None,
 ) -> Tensor:
-    """q [T, Q, D] turned; k and v [T, H, D] written to `slots` [T] of `keys` and `values` [slots, H, D].
+    """q [T, Q, D] turned; k and v [T, H, D] written to `slots` [T] of `keys` and `values` [slots,
+    H, D].
 
     Tokens of q, k and v may be strided, as in a fused projection.
     """
@@ -64,7 +65,8 @@ def rope_store(
         defines = {"ELEM": elem(q.dtype), "HEAD_DIM": dim, "QK_NORM": int(norm is not None)}
         kernel("store_kv", "rope_store", q.device, **defines)(
             LaunchPlan.warps(work, 1 if work < 1024 else 4),
-            q, k, v, i64(q.stride(0)), i64(k.stride(0)), i64(v.stride(0)), table, slots, out, keys, values,
+            q, k, v, i64(q.stride(0)), i64(k.stride(0)), i64(v.stride(0)), table, slots, out,
+            keys, values,
             norm and norm.q, norm and norm.k, f32(norm.eps if norm else 0.0),
             i32(tokens), i32(heads), i32(k.shape[1]),
         )  # fmt: skip

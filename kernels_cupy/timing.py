@@ -1,9 +1,12 @@
-"""Times on a GPU: medians over CUDA-graph replays, buffers rotated so that nothing is read from cache."""
+"""Times on a GPU: medians over CUDA-graph replays, buffers rotated so that nothing is read from
+cache.
+"""
 
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +20,9 @@ INSTANCES = (Instance("ceilings", "read_all"), Instance("ceilings", "copy_all"))
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Of this card, measured in this run. A plain kernel that reads b bytes takes `floor(b)` at least."""
+    """Of this card, measured in this run. A plain kernel that reads b bytes takes `floor(b)` at
+    least.
+    """
 
     read: float  # bytes a second, 4 GiB
     copy: float  # bytes read plus written a second
@@ -76,28 +81,36 @@ def _span(work: Call) -> float:
     work()
     stop.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(stop)
+    return float(start.elapsed_time(stop))
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
+    bandwidths = _bandwidths(device)  # its 4 GiB are free again before the products
+    a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device=device) for _ in range(2))
+    product = 2 * 8192**3 / eager_time([partial(torch.matmul, a, b)] * 8) * 1e6
+    read, copy, small = bandwidths
+    return Ceilings(read, copy, product, max(0.0, small * 1e-6 - (64 << 20) / read))
+
+
+def _bandwidths(device: torch.device) -> tuple[float, float, float]:
+    """Bytes a second of a read and of a copy of 4 GiB; microseconds of a read of 64 MiB."""
     big = torch.empty(4 << 30, dtype=torch.uint8, device=device).random_()
     sink = torch.zeros(1 << 16, dtype=torch.int32, device=device)
-    read = (4 << 30) / graph_time([lambda: read_all(big, sink)], repeats=5) * 1e6
     half = big.view(2, -1)
-    copy = (4 << 30) / graph_time([lambda: copy_all(half[0], half[1])], repeats=5) * 1e6
-    pieces = big[: 1 << 30].view(16, -1)  # 64 MiB each
-    small = graph_time([lambda p=p: read_all(p, sink) for p in pieces])  # type: ignore[misc]
-    del big, half, pieces
-    a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device=device) for _ in range(2))
-    product = 2 * 8192**3 / eager_time([lambda: a @ b] * 8) * 1e6
-    return Ceilings(read, copy, product, max(0.0, small * 1e-6 - (64 << 20) / read))
+    read = (4 << 30) / graph_time([partial(read_all, big, sink)], repeats=5) * 1e6
+    copy = (4 << 30) / graph_time([partial(copy_all, half[0], half[1])], repeats=5) * 1e6
+    return read, copy, graph_time([partial(read_all, p, sink) for p in big[: 1 << 30].view(16, -1)])
 
 
 def read_all(x: Tensor, sink: Tensor) -> None:
     blocks = multiprocessors(x.device) * 4
-    kernel("ceilings", "read_all", x.device)(LaunchPlan((blocks, 1, 1), 512), x, sink, i64(x.numel() // 16))
+    kernel("ceilings", "read_all", x.device)(
+        LaunchPlan((blocks, 1, 1), 512), x, sink, i64(x.numel() // 16)
+    )
 
 
 def copy_all(x: Tensor, y: Tensor) -> None:
     blocks = multiprocessors(x.device) * 4
-    kernel("ceilings", "copy_all", x.device)(LaunchPlan((blocks, 1, 1), 512), x, y, i64(x.numel() // 16))
+    kernel("ceilings", "copy_all", x.device)(
+        LaunchPlan((blocks, 1, 1), 512), x, y, i64(x.numel() // 16)
+    )

@@ -141,7 +141,7 @@ __device__ __forceinline__ void sort_ranks(u64* list, int size) {  // bitonic, a
 }
 
 // logits [R, V]; masks [R, ceil(V / 32)] or null; state 0: drawn, 1: the mask allows nothing,
-// 2: for sample_wide, with facts [R, 3]: the maximum, the sum of e^((x - max) / T), log of that at T = 1
+// 2: sample_wide draws, 3: it finds the top n too, with facts [R, 3]: the maximum, the sum of e^((x - max) / T), log of that at T = 1
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample(const float* __restrict__ logits, const u32* __restrict__ masks, const Row* __restrict__ rows,
            const double* __restrict__ uniforms, i64* __restrict__ token, float* __restrict__ logprob,
@@ -201,6 +201,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const float share = row.top_p < 1.f ? row.top_p : float(uniforms[r]);
     const bool by_mass = !greedy && row.top_k == 0;
     const int floor_bin = row.min_p > 0.f ? bin_of(top + logf(row.min_p) * row.temperature, top) : BINS - 1;
+    bool wide;
     {
         static_assert(BINS == THREADS);
         const int n = s.bins[threadIdx.x];
@@ -212,18 +213,23 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                            ((row.min_p == 0.f || row.top_p < 1.f) &&
                                             weighed >= double(share) * total * 1.00001));
         if (last_bin) enough = true;  // there is no more
-        if (threadIdx.x == 0) s.cut = BINS - 1;
-        __syncthreads();
-        const u32 vote = __ballot_sync(FULL, enough);
-        if (vote && threadIdx.x % 32 == u32(__ffs(int(vote)) - 1)) atomicMin(&s.cut, int(threadIdx.x));
-        __syncthreads();
-        if (int(threadIdx.x) == s.cut) s.kept = int(counted);
-        __syncthreads();
+        const auto first = [&](bool yes) {  // bin at which it holds; and how many lie up to it
+            if (threadIdx.x == 0) s.cut = BINS - 1;
+            __syncthreads();
+            const u32 vote = __ballot_sync(FULL, yes);
+            if (vote && threadIdx.x % 32 == u32(__ffs(int(vote)) - 1)) atomicMin(&s.cut, int(threadIdx.x));
+            __syncthreads();
+            if (int(threadIdx.x) == s.cut) s.kept = int(counted);
+            __syncthreads();
+        };
+        first(enough);
+        wide = s.kept > CAP;
+        if (wide) first(counted >= max(1, top_n));  // the top n at least
     }
     const int cut = s.cut;
     if (threadIdx.x == 0) {
         entropy[r] = log_sum - moment / sum;
-        state[r] = s.kept > CAP ? 2 : 0;
+        state[r] = s.kept > CAP ? 3 : wide ? 2 : 0;
         facts[3 * r] = top, facts[3 * r + 1] = total, facts[3 * r + 2] = log_sum;
     }
     if (s.kept > CAP) return;
@@ -243,7 +249,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     sort_ranks(s.list, size);
 
     u64 chosen = s.list[0];
-    if (!greedy) {
+    if (!greedy && !wide) {
         // cumulated weights of the sorted candidates, two a thread
         const int a = 2 * threadIdx.x, b = a + 1;
         const double pa = a < n ? exp(double(value_at(s.list[a]) - top) / row.temperature) : 0.0;
@@ -391,24 +397,13 @@ __device__ __forceinline__ u64 pass(const Logits& z, Shared& s, double target, u
     return found != ~u64(0) ? found : pass_target<COUNT>(z, s, target, last, top, rate);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    sample_wide(const float* __restrict__ logits, const u32* __restrict__ masks, const Row* __restrict__ rows,
-                const double* __restrict__ uniforms, i64* __restrict__ token, float* __restrict__ logprob,
-                i64* __restrict__ top_ids, float* __restrict__ top_logprobs, const int* __restrict__ state,
-                const float* __restrict__ facts, int vocabulary, int top_n) {
-    const int r = blockIdx.x;
-    if (state[r] != 2) return;
-    DYNAMIC_SHARED(raw);
-    Shared& s = *reinterpret_cast<Shared*>(raw);
-    const Row row = rows[r];
-    const Logits z{logits + i64(r) * vocabulary, masks ? masks + i64(r) * ((vocabulary + 31) / 32) : nullptr, vocabulary};
-    const float top = facts[3 * r], log_sum = facts[3 * r + 2];
-    const float rate = row.temperature <= 0.f ? LOG2E : LOG2E / row.temperature;
-    const u64 all = rank_of(-3.4e38f, 0x7fffffff);
+// the top n of a row where even they are many equals; gives the first
+__device__ __forceinline__ u64 top_of(const Logits& z, Shared& s, i64* ids, float* logprobs, int top_n, float top,
+                                      float log_sum, float rate) {
     double possible = 0.0;
     z.each([&](float, int) { possible += 1.0; });
     const int n = min(max(1, top_n), int(block_total(possible, s)));
-    const u64 nth = pass<true>(z, s, n - 0.5, all, top, rate);
+    const u64 nth = pass<true>(z, s, n - 0.5, rank_of(-3.4e38f, 0x7fffffff), top, rate);
     if (threadIdx.x == 0) s.count = 0;
     __syncthreads();
     z.each([&](float x, int i) { if (rank_of(x, i) <= nth) s.list[atomicAdd(&s.count, 1)] = rank_of(x, i); });
@@ -418,13 +413,31 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (i >= n) s.list[i] = ~u64(0);
     __syncthreads();
     sort_ranks(s.list, size);
-
-    u64 chosen = s.list[0], last = all;
     for (int i = threadIdx.x; i < top_n; i += THREADS) {
-        top_ids[i64(r) * top_n + i] = i < n ? i64(u32(s.list[i])) : 0;
-        top_logprobs[i64(r) * top_n + i] = i < n ? value_at(s.list[i]) - top - log_sum : LOWEST;
+        ids[i] = i < n ? i64(u32(s.list[i])) : 0;
+        logprobs[i] = i < n ? value_at(s.list[i]) - top - log_sum : LOWEST;
     }
+    const u64 first = s.list[0];
     __syncthreads();
+    return first;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sample_wide(const float* __restrict__ logits, const u32* __restrict__ masks, const Row* __restrict__ rows,
+                const double* __restrict__ uniforms, i64* __restrict__ token, float* __restrict__ logprob,
+                i64* __restrict__ top_ids, float* __restrict__ top_logprobs, const int* __restrict__ state,
+                const float* __restrict__ facts, int vocabulary, int top_n) {
+    const int r = blockIdx.x;
+    if (state[r] < 2) return;
+    DYNAMIC_SHARED(raw);
+    Shared& s = *reinterpret_cast<Shared*>(raw);
+    const Row row = rows[r];
+    const Logits z{logits + i64(r) * vocabulary, masks ? masks + i64(r) * ((vocabulary + 31) / 32) : nullptr, vocabulary};
+    const float top = facts[3 * r], log_sum = facts[3 * r + 2];
+    const float rate = row.temperature <= 0.f ? LOG2E : LOG2E / row.temperature;
+    const u64 all = rank_of(-3.4e38f, 0x7fffffff);
+    u64 chosen = 0, last = all;
+    if (state[r] == 3) chosen = top_of(z, s, top_ids + i64(r) * top_n, top_logprobs + i64(r) * top_n, top_n, top, log_sum, rate);
     if (row.temperature > 0.f) {
         const auto mass = [&] {
             double sum = 0.0;
@@ -432,12 +445,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             return block_total(sum, s);
         };
         if (row.top_k > 0 && row.top_k < z.count) last = pass<true>(z, s, row.top_k - 0.5, last, top, rate);
-        if (row.top_p < 1.f) last = pass<false>(z, s, row.top_p * mass(), last, top, rate);
+        if (row.top_p < 1.f) {
+            const double whole = last == all ? double(facts[3 * r + 1]) : mass();
+            last = pass<false>(z, s, row.top_p * whole, last, top, rate);
+        }
         if (row.min_p > 0.f) {
             const u64 least = rank_of(top + logf(row.min_p) * row.temperature, 0x7fffffff);
             if (least < last) last = least;
         }
-        chosen = pass<false>(z, s, uniforms[r] * mass(), last, top, rate);
+        const double whole = last == all ? double(facts[3 * r + 1]) : mass();
+        chosen = pass<false>(z, s, uniforms[r] * whole, last, top, rate);
+    } else if (state[r] == 2) {
+        return;  // greedy rows have been drawn
     }
     if (threadIdx.x == 0) token[r] = i64(u32(chosen)), logprob[r] = value_at(chosen) - top - log_sum;
 }

@@ -1,8 +1,8 @@
 """Our .cu files executed on a CPU: for tests without a GPU and for the kernel tutorial.
 
-`shim.h` gives the CUDA built-ins a meaning in C++; g++ compiles the unmodified source against it, and
-the result is launched with the arguments of the CUDA kernel. Slow (about 10 µs a CUDA thread and more
-with many barriers): for small shapes only.
+`shim.h` gives the CUDA built-ins a meaning in C++; g++ compiles the unmodified source against it,
+and the result is launched with the arguments of the CUDA kernel. Slow (about 10 µs a CUDA thread
+and more with many barriers): for small shapes only.
 """
 
 import ctypes
@@ -62,8 +62,9 @@ def _build(source: str, entry: str, defines: Mapping[str, int]) -> Path:
         return library
     text = (
         f'#include "{SHIM}"\n#include "{source}.cu"\n'
-        'extern "C" int emulated_launch(const unsigned* grid, const unsigned* block, unsigned shared,'
-        f" void** args) {{ return emulate::launch({entry}, grid, block, shared, args); }}\n"
+        'extern "C" int emulated_launch(const unsigned* grid, const unsigned* block, '
+        "unsigned shared, void** args) "
+        f"{{ return emulate::launch({entry}, grid, block, shared, args); }}\n"
     )
     fresh = library.with_suffix(f".{id(text)}.tmp")
     command = [compiler, *flags, f"-I{CUDA}", "-", "-o", str(fresh)]

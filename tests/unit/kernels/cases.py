@@ -1,4 +1,6 @@
-"""Random steps over a poisoned pool: what a kernel must not read is NaN, pages lie in random order."""
+"""Random steps over a poisoned pool: what a kernel must not read is NaN, pages lie in random
+order.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,6 @@
-"""Checks of the kernels against their twins, run on a GPU by tests/gpu and emulated by tests/unit/kernels."""
+"""Checks of the kernels against their twins, run on a GPU by tests/gpu and emulated by
+tests/unit/kernels.
+"""
 
 import torch
 from torch import Tensor
@@ -57,7 +59,9 @@ def experts(
 
 
 def normed_rope_store(dim: int, dtype: torch.dtype, device: str) -> None:
-    """Heads of a fused projection, normalised, turned, stored to scattered slots; others stay as they are."""
+    """Heads of a fused projection, normalised, turned, stored to scattered slots; others stay as
+    they are.
+    """
     g = torch.Generator().manual_seed(dim)
     tokens, heads, kv_heads, slots = 7, 6, 2, 40
     qkv = torch.randn(tokens, heads + 2 * kv_heads, dim, generator=g).to(device, dtype)

@@ -32,7 +32,9 @@ def test_prints_what_each_kernel_uses(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_key_covers_headers(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"paged_attention.cu", "common/ptx.cuh", "common/warp.cuh"} <= closure("paged_attention").keys()
+    assert {"paged_attention.cu", "common/ptx.cuh", "common/warp.cuh"} <= closure(
+        "paged_attention"
+    ).keys()
     before = digest("silu_mul")
     real = closure("silu_mul")
     changed = {**real, "common/ptx.cuh": real["common/ptx.cuh"] + "\n// changed"}

@@ -1,7 +1,8 @@
-"""Our .cu files executed on the CPU, tensor-core and warpgroup products included, against slow twins.
+"""Our .cu files executed on the CPU, tensor-core and warpgroup products included, against slow
+twins.
 
-The contract test (tests/contract, implementation "cuda-emulated") covers each op at head_dim 64; here are
-the other shapes and the variants that a GPU would choose.
+The contract test (tests/contract, implementation "cuda-emulated") covers each op at head_dim 64;
+here are the other shapes and the variants that a GPU would choose.
 """
 
 import pytest
@@ -17,7 +18,9 @@ from tests.unit.kernels.cases import Step
 
 FP16 = torch.float16
 DECODES = [
-    Step(((1, 5), (0, 7), (1, 700)), 8, 1, 128, 16),  # a group of 8, an idle row, work that straddles
+    Step(
+        ((1, 5), (0, 7), (1, 700)), 8, 1, 128, 16
+    ),  # a group of 8, an idle row, work that straddles
     Step(((1, 70), (2, 90)), 8, 2, 128, 1, FP16),
     Step(((1, 70), (1, 200)), 8, 8, 96, 64, window=50),  # a group of 1
     Step(((1, 70), (1, 200)), 12, 4, 256, 16),  # a group of 3
@@ -56,7 +59,9 @@ def test_shared_prefix_is_read_once_and_merged(
 
 def test_attached_segments_turn_the_query() -> None:
     attached = ((0, 1, 100, 37), (0, 2, 90, -20), (2, 0, 200, 0), (1, 0, 64, 5))
-    checks.attention(Step(((1, 200), (2, 110), (1, 170)), 8, 2, 64, 16, attached=attached), 5, "cpu")
+    checks.attention(
+        Step(((1, 200), (2, 110), (1, 170)), 8, 2, 64, 16, attached=attached), 5, "cpu"
+    )
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -74,10 +79,10 @@ def test_moves() -> None:
 
 
 def test_an_unserved_type_is_named() -> None:
-    with pytest.raises(KernelError, match="bfloat16 and float16.*float32"):
+    with pytest.raises(KernelError, match=r"bfloat16 and float16.*float32"):
         elem(torch.float32)
+    x = torch.zeros(2, 12, dtype=torch.bfloat16)
     with pytest.raises(KernelError, match=r"whole 16-byte chunks.*\[2, 12\]"):
-        x = torch.zeros(2, 12, dtype=torch.bfloat16)
         rms_norm(x, x[0], 1e-5)
 
 

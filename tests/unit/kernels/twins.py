@@ -1,4 +1,6 @@
-"""Slow twins of the kernels, written from the definitions alone: float64, loops over tokens and entries."""
+"""Slow twins of the kernels, written from the definitions alone: float64, loops over tokens and
+entries.
+"""
 
 import torch
 from torch import Tensor
@@ -78,7 +80,10 @@ def route(logits: Tensor, k: int, normalise: bool) -> tuple[Tensor, Tensor]:
     """The k largest by (probability descending, id ascending)."""
     p = logits.double().softmax(-1)
     experts = torch.stack(
-        [torch.tensor(sorted(range(len(row)), key=lambda e: (-row[e], e))[:k]) for row in p.tolist()]
+        [
+            torch.tensor(sorted(range(len(row)), key=lambda e: (-row[e], e))[:k])
+            for row in p.tolist()
+        ]
     )
     weights = p.cpu().gather(1, experts)
     return experts, weights / weights.sum(1, keepdim=True) if normalise else weights
