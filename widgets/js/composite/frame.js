@@ -27,7 +27,7 @@ export function buildFrame({ alone }) {
   el.head = h("header.wb-head", {}, [el.state, el.title, el.badge, el.facts, h("span.wb-gap"), el.reason, el.follow, el.transport, el.step]);
   el.banner = h("div.wb-banner", { hidden: true, role: "status" });
   el.units = h("div.wb-seg", { role: "group", "aria-label": "Unit of the axis" }, UNITS.map((unit) =>
-    h("button", { type: "button", textContent: UNIT_WORDS[unit], "data-unit": unit, "aria-label": `Axis in ${unit === "wall" ? "wall time" : unit}`, "aria-pressed": "false" })));
+    h("button", { type: "button", textContent: UNIT_WORDS[unit], "data-unit": unit, "aria-label": `${UNIT_WORDS[unit]}: axis in ${unit === "wall" ? "wall time" : unit}`, "aria-pressed": "false" })));
   el.lanes = h("div.wb-lanes");
   el.over = h("div.wb-over", { tabindex: "0", role: "slider", "aria-label": "Position in the run", "aria-valuemin": "0" }, [h("canvas", { "aria-hidden": "true" })]);
   el.empty = h("div.wb-empty", { hidden: true });
@@ -37,7 +37,7 @@ export function buildFrame({ alone }) {
   el.keys = h("button.wb-keys", { type: "button", "aria-expanded": "false" }, [h("kbd", { textContent: "?" }), " keys"]);
   el.foot = h("footer.wb-foot", {}, [el.hover, h("span.wb-gap"), legend(), el.keys]);
   el.sheet = h("div.wb-sheet", { hidden: true, role: "dialog", "aria-label": "Keys" });
-  el.text = h("details.wb-text", {}, [h("summary", { textContent: "As text" }), h("div.wb-textwrap")]);
+  el.text = h("details.wb-text", {}, [h("summary", { textContent: "As text" }), h("div.wb-textwrap", { tabindex: "0", role: "region", "aria-label": "The run as text" })]);
   el.live = h("div.wb-sr", { "aria-live": "polite" });
   el.frame = h("section.wb-frame", { "aria-label": "Run" }, [el.head, el.banner, el.empty, el.main, el.foot, el.text, el.sheet, el.live]);
   if (alone) el.frame.classList.add("alone");

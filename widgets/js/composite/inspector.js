@@ -32,7 +32,7 @@ export class Inspector {
     this.text = new NodeText(view);
     this.tokenTitle = h("span");
     this.tokenFacts = h("span.wb-thin");
-    this.alts = h("div.wb-alts", { role: "list" });
+    this.alts = h("div.wb-alts", { role: "group", "aria-label": "Alternatives" });
     const token = h("section", { "aria-label": "Token" }, [h("h4", {}, [this.tokenTitle, this.tokenFacts]), this.alts]);
     inspect.replaceChildren(node, this.text.el, token);
     this.noteBox.addEventListener("keydown", (e) => this.noteKey(e));
@@ -158,9 +158,9 @@ export class Inspector {
       h("span.p", { textContent: p >= 0 ? probability(p) : "" }),
       h("span.f", { textContent: sampled ? (p >= 0 ? "sampled" : "given") : "fork" }),
     ];
-    if (sampled) return h("div.wb-alt.sampled", { role: "listitem" }, cells);
+    if (sampled) return h("div.wb-alt.sampled", {}, cells);
     const title = engine.here ? `Fork here with ${word}` : engine.why;
-    return h("button.wb-alt", { type: "button", title, disabled: !engine.here, "aria-label": `Fork with ${word}, probability ${probability(p)}`, onclick: () => this.view.acts.fork(row, a.rank, a.id) }, cells);
+    return h("button.wb-alt", { type: "button", title, disabled: !engine.here, onclick: () => this.view.acts.fork(row, a.rank, a.id) }, cells);
   }
 }
 

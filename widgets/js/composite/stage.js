@@ -179,6 +179,10 @@ export class Stage {
   paint(l) {
     if (l.failed || !this.run.n) return;
     const width = this.plotSize.width;
+    const { seq } = this.tables;
+    const now = [seq, this.axis.unit, width, this.theme];
+    if (l.lane.wholeRun && l.drawn?.every((v, i) => v === now[i])) return;
+    l.drawn = now;
     this.guard(() => {
       l.lane.draw(fit(l.canvas, width, l.h, !this.ctx.onlyStep), width, l.h, this.ctx);
       l.canvas.setAttribute("aria-label", l.lane.describe(this.ctx));

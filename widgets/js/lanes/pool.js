@@ -5,6 +5,9 @@ import { mix, pack } from "../shared/theme.js";
 import { NEVER } from "../shared/wire.js";
 import { putPixels, ratio, text } from "../shared/paint.js";
 
+/** Linear light, in 1024 steps, back to bytes. */
+const BACK = Uint8Array.from({ length: 1024 }, (_, i) => Math.round(255 * (i / 1023) ** (1 / 2.2)));
+
 /** Device columns [x0, x1) of a stay; empty where it has no width. */
 function extent(axis, from, to, scale, W) {
   const x0 = Math.max(0, Math.round(axis.xStart(from) * scale));
@@ -55,13 +58,19 @@ export function poolBlend(run, axis, W, H, lut, ground) {
   const out = new Uint32Array(W * H);
   const places = new Uint32Array(H); // pages that a row of pixels stands for
   for (let page = 0; page < rows; page++) places[Math.floor((page * H) / rows)]++;
-  const back = (v) => Math.round(255 * Math.min(1, v) ** (1 / 2.2));
-  for (let p = 0; p < out.length; p++) {
-    const held = sums[4 * p + 3];
-    if (!held) continue;
-    const free = Math.max(0, 1 - held / places[Math.floor(p / W)]);
-    const mean = [0, 1, 2].map((c) => back((sums[4 * p + c] / held) * (1 - free) + linear[ground[c]] * free));
-    out[p] = pack(/** @type {any} */ (mean));
+  const paper = ground.map((v) => linear[v]);
+  for (let y = 0, p = 0; y < H; y++) {
+    for (let x = 0; x < W; x++, p++) {
+      const held = sums[4 * p + 3];
+      if (!held) continue;
+      const all = Math.max(held, places[y]);
+      let packed = 0xff000000;
+      for (let c = 0; c < 3; c++) {
+        const mean = (sums[4 * p + c] + paper[c] * (all - held)) / all;
+        packed |= BACK[Math.min(1023, Math.round(mean * 1023))] << (8 * c);
+      }
+      out[p] = packed >>> 0;
+    }
   }
   return out;
 }

@@ -11,6 +11,7 @@ import { peakSteps } from "./memory_layout.js";
 export class OverviewLane {
   id = "overview";
   title = "";
+  wholeRun = true; // panning leaves it as it is
   height() {
     return 31;
   }

@@ -1,5 +1,5 @@
 /** The outline: the same nodes as rows for reading, and the text alternative of the tree. */
-import { count, num } from "../shared/format.js";
+import { num } from "../shared/format.js";
 import { h } from "../shared/dom.js";
 import { css } from "../shared/theme.js";
 import { pieces, residentOf, stateOf, writingAt } from "../shared/facts.js";
@@ -106,7 +106,6 @@ export class Outline {
     return h(`div.wb-orow.${kind}${selected ? ".selected" : ""}${i === this.at ? ".at" : ""}`, {
       id: this.rowId(node), role: "treeitem", "data-i": i, "aria-level": level, "aria-posinset": position, "aria-setsize": size,
       "aria-expanded": kids ? String(open) : undefined, "aria-selected": String(selected), style: `top:${i * ROW}px`,
-      "aria-label": `${run.name(node)}, ${state}, ${count(run.all[node], "token")}${said ? `: ${said}` : ""}`,
     }, cells);
   }
 
