@@ -4,7 +4,7 @@ from widgets.base import WorkbenchWidget
 
 
 class KVPages(WorkbenchWidget):
-    """The pool lane in a frame of its own, and under it the pages as they lie at the cursor's step."""
+    """The pool lane in a frame of its own, under it the pages as they lie at the cursor's step."""
 
     only = ("pool", "pages")
 

@@ -78,15 +78,18 @@ SETUP = """
 """
 
 
-@pytest.fixture(params=["composite", "outline"])
+both = pytest.mark.parametrize("page", ["composite", "outline"], indirect=True)
+
+
+@pytest.fixture
 def page(request: pytest.FixtureRequest, chromium: Any, tables: Tables) -> Iterator[Any]:
     page = chromium.new_page(viewport={"width": 1000, "height": 800})
     page.set_content("<!doctype html><body style='margin:0'></body>")
     message = encode(tables.delta(None))
     payload = base64.b64encode(message.payload).decode()
     header = json.loads(json.dumps(message.header))
-    page.evaluate(SETUP, [asset(f"{request.param}.js"), asset("style.css"), header, payload])
-    page.name = request.param
+    name = getattr(request, "param", "composite")
+    page.evaluate(SETUP, [asset(f"{name}.js"), asset("style.css"), header, payload])
     yield page
     page.close()
 
@@ -97,6 +100,7 @@ def settle(page: Any) -> None:
     )
 
 
+@both
 def test_two_views_open_and_close_and_leave_nothing(page: Any) -> None:
     before = page.evaluate("({ ...alive, model: model.listening })")
     page.evaluate("() => { globalThis.first = open(); globalThis.second = open(); data(); }")
@@ -113,6 +117,7 @@ def test_two_views_open_and_close_and_leave_nothing(page: Any) -> None:
     assert page.evaluate("document.body.children.length") == 0
 
 
+@both
 def test_a_view_asks_acknowledges_and_asks_again(page: Any) -> None:
     page.evaluate("() => { globalThis.close = open(); }")
     assert page.evaluate("model.sent")[0]["kind"] == "resync"
@@ -134,13 +139,7 @@ def test_a_view_asks_acknowledges_and_asks_again(page: Any) -> None:
     assert "98" in again["why"]
 
 
-def composite_only(page: Any) -> None:
-    if page.name != "composite":
-        pytest.skip("a gesture of the composite")
-
-
 def test_gestures_are_sent_answered_and_refused(page: Any) -> None:
-    composite_only(page)
     page.evaluate("() => { globalThis.close = open(); data(); }")
     settle(page)
     page.focus(".wb-over")
@@ -161,7 +160,6 @@ def test_gestures_are_sent_answered_and_refused(page: Any) -> None:
 
 
 def test_traits_go_both_ways(page: Any) -> None:
-    composite_only(page)
     page.evaluate("() => { globalThis.close = open(); data(); }")
     settle(page)
     page.evaluate("model.set('at', 500)")
@@ -178,7 +176,6 @@ def test_traits_go_both_ways(page: Any) -> None:
 
 
 def test_prune_previews_before_it_acts(page: Any, tables: Tables) -> None:
-    composite_only(page)
     page.evaluate("() => { globalThis.close = open(); data(); }")
     settle(page)
     page.focus(".wb-over")
@@ -187,3 +184,23 @@ def test_prune_previews_before_it_acts(page: Any, tables: Tables) -> None:
     sent = [m["verb"] for m in page.evaluate("model.sent") if m["kind"] == "gesture"]
     effect = page.inner_text(".wb-say")
     assert sent == [] if "would free" in effect else sent == ["prune"]
+
+
+def test_a_kernel_that_goes_leaves_the_picture(page: Any) -> None:
+    page.evaluate("() => { globalThis.close = open(); data(); }")
+    settle(page)
+    page.evaluate("model.tell('comm_live_update')")
+    settle(page)
+    assert "Kernel gone" in page.inner_text(".wb-state")
+    assert "The kernel stopped" in page.inner_text(".wb-banner")
+    assert page.is_disabled("[data-act=pin]")
+    page.focus(".wb-over")
+    page.keyboard.press("Home")
+    settle(page)
+    assert page.get_attribute(".wb-over", "aria-valuenow") == "0", "scrubbing goes on"
+
+
+def test_before_the_first_message_it_says_that_it_waits(page: Any) -> None:
+    page.evaluate("() => { globalThis.close = open(); }")
+    settle(page)
+    assert "Waiting for the first frame" in page.inner_text(".wb-empty")

@@ -81,6 +81,6 @@ export function drawEmpty(view) {
   el.empty.replaceChildren(
     h("h3", { textContent: waiting ? "Waiting for the first frame" : "Nothing has run yet" }),
     h("p", { textContent: waiting ? "The picture fills from the left as frames arrive." : "Start a run, or open a recorded trace." }),
-    h("code", { textContent: 'wb.run(prompt, strategy="tim").show()' }),
+    ...(waiting ? [] : [h("code", { textContent: 'wb.run(prompt, strategy="tim").show()' })]),
   );
 }

@@ -46,8 +46,11 @@ export function connect(view, model, signal) {
   };
   for (const name of ["at", "axis", "picks", "theme"]) on(`change:${name}`, pull);
   on("comm_live_update", () => {
-    view.gone = model.comm_live === false;
-    if (view.gone) setEngine(view, { here: false, why: "the kernel stopped; pause, prune and fork need a live engine" });
+    // a host's proxy may hide the flag: the event then means that it turned, and it was on when the view opened
+    view.gone = model.comm_live === undefined ? !view.gone : model.comm_live === false;
+    if (!view.gone) return setEngine(view, model.get("engine") ?? {});
+    setEngine(view, { here: false, why: "the kernel stopped" });
+    view.say({ kind: "bad", words: "The kernel stopped. What was recorded is here; pause, prune and fork need a live engine." });
   });
   pull();
   setEngine(view, model.get("engine") ?? { here: false, why: "no engine behind this view" });
