@@ -45,6 +45,7 @@
 #define SPAN (HEAD_DIM % 64 ? 32 : 64)       // of head_dim, that the warps of a block merge at a time
 #define ROOM (WARPS * ROWS * (SPAN + 4))      // floats
 #define PIECES (ROOM / (2 * ROWS + 1))        // results that a merge can hold
+#define EARLY 12
 #define NEVER (-__int_as_float(0x7f800000))
 
 struct Item { int table, lo, hi, row0, tokens, full_lo, full_hi, unused; };
@@ -79,6 +80,10 @@ struct Cursor {  // a tile of the list, and the item that it is of
         index = item, tile = 0, tiles = __ldg(w.prefix + item + 1) - __ldg(w.prefix + item);
         lo = __ldg(&w.items[item].lo), hi = __ldg(&w.items[item].hi);
         table = w.tables + i64(__ldg(&w.items[item].table)) * w.table_width;
+    }
+    __device__ __forceinline__ void enter(const Work& w, int item, int tile, int tiles, int lo, int hi, int table) {
+        index = item, this->tile = tile, this->tiles = tiles, this->lo = lo, this->hi = hi;
+        this->table = w.tables + i64(table) * w.table_width;
     }
     __device__ __forceinline__ void advance(const Work& w) {  // only while there is a tile left
         if (++tile == tiles) {
@@ -251,6 +256,16 @@ __device__ __forceinline__ void merge_pieces(const Work& w, const Item& item, in
     const auto slot = [&](int p) {
         return 2 * (i64(lane0 + p) * w.kv_heads + head) + (p == 0 && first_is_second ? 1 : 0);
     };
+    const auto load = [&](int i, int p) {
+        const i64 at = (slot(p) * ROWS + i / (HEAD_DIM / 4)) * HEAD_DIM + 4 * (i % (HEAD_DIM / 4));
+        return load_coherent(reinterpret_cast<const float4*>(w.partial + at));
+    };
+    float4 early[EARLY];  // under way while the weights are worked out
+    if (int(threadIdx.x) < live * (HEAD_DIM / 4)) {
+#pragma unroll
+        for (int p = 0; p < EARLY; p++)
+            if (p < pieces) early[p] = load(threadIdx.x, p);
+    }
     for (int i = threadIdx.x; i < live * pieces; i += 32 * WARPS) {
         const int r = i / pieces, p = i % pieces;
         const float2 s = load_coherent(reinterpret_cast<const float2*>(w.stats + (slot(p) * ROWS + r) * 2));
@@ -274,13 +289,18 @@ __device__ __forceinline__ void merge_pieces(const Work& w, const Item& item, in
     for (int i = threadIdx.x; i < live * (HEAD_DIM / 4); i += 32 * WARPS) {
         const int r = i / (HEAD_DIM / 4), d = 4 * (i % (HEAD_DIM / 4));
         float4 x = {0.f, 0.f, 0.f, 0.f};
-#pragma unroll 16
-        for (int p = 0; p < pieces; p++) {
+        const auto add = [&](int p, const float4& y) {
             const float share = weight[r * pieces + p];
-            const float4 y =
-                load_coherent(reinterpret_cast<const float4*>(w.partial + (slot(p) * ROWS + r) * HEAD_DIM + d));
             x.x += share * y.x, x.y += share * y.y, x.z += share * y.z, x.w += share * y.w;
+        };
+        int p = 0;
+        if (i == int(threadIdx.x)) {
+#pragma unroll
+            for (; p < EARLY; p++)
+                if (p < pieces) add(p, early[p]);
         }
+#pragma unroll 8
+        for (; p < pieces; p++) add(p, load(i, p));
         write_row(w, item, head, r, d, x, tops[r], totals[r]);
     }
 }
@@ -293,9 +313,15 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
     int group, float scale_log2) {
     DYNAMIC_SHARED(shared);
     __shared__ float tops[WARPS][ROWS], sums[WARPS][ROWS];
-    __shared__ int first[ROWS], limit[ROWS], is_last, at_item;
+    __shared__ int first[ROWS], limit[ROWS], is_last, at_item, found[5];
     const Work w{q, k, v, out, tables, prefix, table_width, items, rows, turns, partial, stats, part, part_lse, counters,
                  {page_size, page_log2}, kv_heads, group, scale_log2};
+    // the item where this lane starts: all candidates are loaded at once, since each load waited for costs
+    int p0 = 0, p1 = 0, table = 0, lo = 0, hi = 0;
+    if (int(threadIdx.x) < item_count) {
+        p0 = prefix[threadIdx.x], p1 = prefix[threadIdx.x + 1];
+        table = items[threadIdx.x].table, lo = items[threadIdx.x].lo, hi = items[threadIdx.x].hi;
+    }
     const int all = prefix[item_count];  // tiles
     const int lanes = min(min(int(gridDim.x) / kv_heads, PIECES), max(1, all / MIN_TILES));
     const int place = blockIdx.x / kv_heads;
@@ -306,12 +332,19 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
     me.stage = reinterpret_cast<elem*>(shared) + me.warp * STAGES * STAGE;
     float* room = reinterpret_cast<float*>(shared + WARPS * STAGES * STAGE * sizeof(elem));
     float* mine = room + me.warp * ROWS * (SPAN + 4);
-    for (int i = threadIdx.x; i < item_count; i += 32 * WARPS)
-        if (prefix[i] <= start && start < prefix[i + 1]) at_item = i;
+    for (int i = threadIdx.x; i < item_count; i += 32 * WARPS) {
+        if (i != int(threadIdx.x)) {
+            p0 = prefix[i], p1 = prefix[i + 1];
+            table = items[i].table, lo = items[i].lo, hi = items[i].hi;
+        }
+        if (p0 <= start && start < p1) {
+            at_item = i;
+            found[0] = start - p0, found[1] = p1 - p0, found[2] = lo, found[3] = hi, found[4] = table;
+        }
+    }
     __syncthreads();
     Loader loader;
-    loader.at.enter(w, at_item);
-    loader.at.tile = start - prefix[at_item];
+    loader.at.enter(w, at_item, found[0], found[1], found[2], found[3], found[4]);
     loader.left = end - start, loader.slot = 0, loader.page = loader.at.page(w, me);
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) loader.step(w, me);
@@ -398,12 +431,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
             }
         }
         if (pieces > 1) {
-            __threadfence();
-            __syncthreads();
+            __syncthreads();  // what all threads wrote is released by the arrival of one
             if (threadIdx.x == 0) is_last = arrive_last(counters + index * kv_heads + me.head, pieces);
             __syncthreads();
             if (is_last) {
-                __threadfence();
                 merge_pieces(w, item, me.head, live, lane0, pieces, int(i64(lane0) * all / lanes) < begin, room);
             }
         }

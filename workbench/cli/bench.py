@@ -7,12 +7,11 @@ from workbench.cli.output import Failure, Verbs, emit, log, table
 
 KINDS = {
     "engine": "workbench.bench.engine",
-    "decode": "workbench.bench.decode",
+    "decode": "kernels_cupy.bench_step",
     "laptop": "workbench.bench.laptop",
     "trace": "workbench.bench.trace",
     "widgets": "workbench.bench.widgets",
     "kernels": "kernels_cupy.bench",
-    "moe": "kernels_cupy.bench_moe",
 }
 COLUMNS = ("metric", "shape", "impl", "value", "unit", "peer", "ratio", "floor_ratio")
 
