@@ -1,0 +1,193 @@
+"""Each kernel alone, for every instruction set: its values against numpy, its machine code by sight."""
+
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, quants
+
+from tests.unit.cpu.native import Native, module_of, optimise
+from workbench.cpu import attend, dots, isa, packing, rows
+from workbench.cpu.isa import Isa
+
+F = np.float32
+OFFERED = [pytest.param(one, id=one.name) for one in isa.offered()]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def panel_of(values: np.ndarray[Any, Any], one: Isa) -> tuple[Any, Any]:
+    """A panel of rows [M, K], and the values that it stands for."""
+    m, k = values.shape
+    panel = np.zeros(k // 32 * dots.RECORD * m, np.uint8)
+    quantise = Native(rows.QUANTISE, one)
+    for row in range(m):
+        quantise(values[row], k // 32, panel, row, m)
+    record = panel.reshape(k // 32, dots.RECORD * m)
+    codes = record[:, : 32 * m].reshape(-1, m, 32).view(np.int8)
+    scales = np.ascontiguousarray(record[:, 32 * m : 36 * m]).view(F)
+    return panel, (codes * scales[..., None]).transpose(1, 0, 2).reshape(m, k)
+
+
+@pytest.mark.parametrize("one", OFFERED)
+def test_quantise(one: Isa) -> None:
+    values = rng().standard_normal((3, 96)).astype(F)
+    values[1, 32:64] = 0
+    _, got = panel_of(values, one)
+    step = np.abs(values).reshape(3, 3, 32).max(-1, keepdims=True) / 127
+    error = np.abs(got - values).reshape(3, 3, 32)
+    assert (error <= step * 0.5001).all()
+    values[2, 40] = np.nan
+    _, got = panel_of(values, one)
+    assert np.isnan(got[2, 32:64]).all()
+    assert not np.isnan(got[2, :32]).any()
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q4_0", "Q8_0"])
+@pytest.mark.parametrize("one", OFFERED)
+def test_products(one: Isa, kind: str) -> None:
+    form = packing.KINDS[kind]
+    weights = rng(1).standard_normal((32, 160)).astype(F)
+    file = quants.quantize(weights, GGMLQuantizationType[kind])
+    tiles = packing.tiles_of(file, form)
+    dense = quants.dequantize(file, GGMLQuantizationType[kind])
+    bias = rng(2).standard_normal(16).astype(F)
+    alone = None
+    for m in (1, 2, 3, 8):
+        panel, values = panel_of(rng(3).standard_normal((m, 160)).astype(F), one)
+        out = np.full((m, 16), np.nan, F)
+        kernel = Native(dots.product(form, m), one)
+        kernel(tiles[1], 5, panel, bias, out, 64, 0)
+        np.testing.assert_allclose(out, values @ dense[16:].T + bias, atol=3e-5)
+        alone = out[0].copy() if alone is None else alone
+        assert np.array_equal(out[0], alone)  # the first row is the same in every panel
+        kernel(tiles[1], 5, panel, np.zeros(16, F), out, 64, 1)
+        np.testing.assert_allclose(out, 2 * (values @ dense[16:].T) + bias, atol=6e-5)
+    row = np.zeros(160, F)
+    Native(rows.embed(form), one)(tiles, 5, 21, row)
+    assert np.array_equal(row, dense[21])
+
+
+@pytest.mark.parametrize("one", OFFERED)
+def test_extreme_products(one: Isa) -> None:
+    """Every code and activation at its limit: no sum may saturate."""
+    for kind, form in packing.KINDS.items():
+        sign = np.where(np.arange(32) % 3, 1, -1).astype(F)
+        weights = np.tile(sign * (1 if form.bits == 4 else 127), (16, 1)).astype(F)
+        file = quants.quantize(weights, GGMLQuantizationType[kind])
+        dense = quants.dequantize(file, GGMLQuantizationType[kind])
+        for x in (np.full(32, 5, F), np.full(32, -5, F), sign * 5):
+            panel, values = panel_of(x[None], one)
+            out = np.zeros((1, 16), F)
+            Native(dots.product(form, 1), one)(
+                packing.tiles_of(file, form), 1, panel, np.zeros(16, F), out, 64, 0
+            )
+            np.testing.assert_allclose(out, values @ dense.T, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("one", OFFERED)
+def test_norm_rope_silu(one: Isa) -> None:
+    x, w = rng().standard_normal((2, 96)).astype(F) * 3
+    out = np.zeros(96, F)
+    Native(rows.RMS_NORM, one)(x, w, out, 96, 1 / 96, 1e-5)
+    np.testing.assert_allclose(out, x / np.sqrt((x * x).mean() + 1e-5) * w, rtol=1e-5)
+    angle = rng(1).standard_normal(24).astype(F)
+    cos, sin, head = np.cos(angle), np.sin(angle), x[:48]
+    turned = np.zeros(48, F)
+    Native(rows.ROPE, one)(head, turned, 24, cos, sin, 0.5)
+    left, right = head[:24], head[24:]
+    want = np.concatenate([left * cos - right * sin, right * cos + left * sin]) / 2
+    np.testing.assert_allclose(turned, want, atol=1e-6)
+    gate = (rng(2).standard_normal((3, 16)) * 30).astype(F)
+    up, out = rng(3).standard_normal((3, 16)).astype(F), np.zeros((3, 16), F)
+    Native(rows.SILU_MUL, one)(gate, up, out, 64, 3)
+    wide = gate.astype(np.float64)
+    np.testing.assert_allclose(out, wide / (1 + np.exp(-wide)) * up, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("slots", [16, 5])
+@pytest.mark.parametrize("one", OFFERED)
+def test_attention(one: Isa, slots: int, half: bool) -> None:
+    """Store, scores, softmax and values over pages in disorder, all other slots NaN."""
+    dim, heads, first, stop = 48, 3, 7, 41
+    kind = np.float16 if half else F
+    pages = -(-stop // slots)
+    table = rng(1).permutation(pages + 2)[:pages].astype(np.int64)
+    k_pool = np.full((pages + 2) * dim * slots + 64, np.nan, kind)
+    v_pool = k_pool.copy()
+    k, v = rng(2).standard_normal((2, stop, dim)).astype(F)
+    page_bytes = dim * slots * k_pool.itemsize
+    put = Native(attend.store_kv(half), one)
+    for e in range(first, stop):
+        at = int(table[e // slots]) * page_bytes
+        put(k[e], v[e], k_pool.ctypes.data + at, v_pool.ctypes.data + at, e % slots, slots, dim)
+    q = rng(3).standard_normal((heads, dim)).astype(F)
+    n, p = stop - first, np.full((heads, 64), np.nan, F)
+    Native(attend.scores(heads, half), one)(
+        q, k_pool, page_bytes, table, slots, first, stop, dim, p, 256
+    )
+    k, v = k[first:].astype(kind).astype(F), v[first:].astype(kind).astype(F)
+    np.testing.assert_allclose(p[:, :n], q @ k.T, atol=1e-5)
+    softmax = Native(attend.SOFTMAX, one)
+    scale = [softmax(p[g], n) for g in range(heads)]
+    out = np.zeros((heads, dim), F)
+    Native(attend.values(heads, half), one)(
+        p, 256, v_pool, page_bytes, table, slots, first, stop, dim, out
+    )
+    weights = np.exp(q @ k.T - (q @ k.T).max(-1, keepdims=True))
+    want = weights / weights.sum(-1, keepdims=True) @ v
+    np.testing.assert_allclose(out * np.array(scale, F)[:, None], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("one", [i for i in isa.TABLE if i.arch == "x86"], ids=lambda i: i.name)
+@pytest.mark.parametrize("form", dots.FORMS, ids=lambda f: f.name)
+def test_x86_products_use_the_intended_instructions(one: Isa, form: dots.Form) -> None:
+    """Compiled for the set, whether or not this CPU has it."""
+    text = assembly(dots.product(form, 1), one, "x86_64-unknown-linux-gnu", one.features)
+    assert one.evidence in text
+    assert ("vpdpbusd" in text) == (one.dot == "vpdpbusd")
+    assert ("zmm" in text) == (one.width == 64)
+    assert "vfmadd" in text
+    assert "vcvtph2ps" in text
+    count = text.count(one.evidence)
+    assert count == 8 * (64 // one.width), f"{count} products a block of 16 rows x 32 columns"
+
+
+def test_arm_products_use_sdot() -> None:
+    one = isa.named("armdot")
+    text = assembly(dots.product(dots.Q4_1, 1), one, "aarch64-unknown-linux-gnu", one.features)
+    assert text.count("sdot") == 8 * 4
+    assert "fmla" in text or "fmadd" in text
+
+
+def test_plain_products_are_vectors() -> None:
+    text = assembly(dots.product(dots.Q4_1, 1), isa.named("plain"), "x86_64-unknown-linux-gnu", "")
+    assert "pmullw" in text or "pmaddwd" in text
+    assert "imul" not in text.replace("imulq", "")  # addresses alone are multiplied one by one
+
+
+def assembly(kernel: Any, one: Isa, triple: str, features: str) -> str:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple(triple).create_target_machine(
+        cpu="generic" if triple.startswith("aarch64") else "x86-64", features=features, opt=3
+    )
+    return machine.emit_assembly(optimise(module_of(kernel, one), machine))
+
+
+def test_the_table_is_chosen_from_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    best, reason = isa.choose()
+    assert best is isa.offered()[0]
+    assert "fastest" in reason
+    assert isa.choose("plain")[0].name == "plain"
+    monkeypatch.setenv("WORKBENCH_CPU_ISA", "plain")
+    assert isa.choose()[1] == "plain: asked for"
+    other = "armdot" if isa.machine() == "x86" else "avx2"
+    with pytest.raises(ValueError, match=f"{other}: this CPU lacks"):
+        isa.choose(other)
+    with pytest.raises(ValueError, match="the table has avx512vnni"):
+        isa.named("mmx")
