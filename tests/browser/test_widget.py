@@ -186,6 +186,34 @@ def test_prune_previews_before_it_acts(page: Any, tables: Tables) -> None:
     assert sent == [] if "would free" in effect else sent == ["prune"]
 
 
+def test_a_view_made_outside_the_document_wears_the_theme_it_comes_into(page: Any) -> None:
+    page.evaluate(
+        """() => {
+          document.body.dataset.jpThemeLight = "true";
+          const style = document.createElement("style");
+          style.textContent = ":root { --jp-layout-color1: #fff }";
+          document.head.append(style);
+          const append = document.body.append;
+          document.body.append = (el) => setTimeout(() => append.call(document.body, el), 60);
+          globalThis.close = open();
+        }"""
+    )
+    page.wait_for_timeout(250)
+    page.evaluate("data()")
+    settle(page)
+    ink = """() => {
+      const c = document.querySelector(".wb-lane.ruler canvas");
+      const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+      return [0, 1, 2, 3].map((i) => d[4 * ((c.height - 1) * c.width + 3) + i]);
+    }"""
+    light = page.evaluate(ink)
+    assert light == [228, 231, 236, 255], "the line's colour in light"
+    page.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    settle(page)
+    page.wait_for_timeout(60)
+    assert page.evaluate(ink) == [40, 45, 54, 255], "and in dark"
+
+
 def test_a_kernel_that_goes_leaves_the_picture(page: Any) -> None:
     page.evaluate("() => { globalThis.close = open(); data(); }")
     settle(page)

@@ -105,10 +105,11 @@ export class Stage {
 
   /** Does what was asked; the order of KINDS is from the widest to the narrowest. */
   redraw() {
+    if (!this.el.root.isConnected) return; // what was asked waits until the view hangs in a document
     const asked = this.asked;
     this.asked = new Set();
     const level = KINDS.findIndex((k) => asked.has(k));
-    if (level < 0 || !this.el.root.isConnected) return;
+    if (level < 0) return;
     if (asked.has("theme")) this.theme = readTheme(this.el.root);
     if (level <= KINDS.indexOf("view")) this.makeAxis();
     this.updateContext();

@@ -119,6 +119,13 @@ export function watchTheme(el, changed, signal) {
   addEventListener("beforeprint", again, { signal });
   const watch = new MutationObserver(again);
   const options = { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "data-wb-theme", "data-wb-density"] };
-  for (let a = /** @type {HTMLElement | null} */ (el); a; a = a.parentElement) watch.observe(a, options);
+  // a host may hang the view into the document only after it is made: what stands above it is known then
+  const attach = (late) => {
+    if (signal.aborted) return;
+    if (!el.isConnected) return void requestAnimationFrame(() => attach(true));
+    for (let a = /** @type {HTMLElement | null} */ (el); a; a = a.parentElement) watch.observe(a, options);
+    if (late) again();
+  };
+  attach(false);
   signal.addEventListener("abort", () => watch.disconnect(), { once: true });
 }
