@@ -23,8 +23,15 @@ from workbench.events import BranchOpened, Event, StepEnded
 
 CONTEXT = 128
 TURN = 16  # tokens a turn
-FORMS = (("as loaded", "fp32"), ("bf16 prepacked", "bf16"), ("int4", "bf16"))
-BYTES_A_WEIGHT = {"fp32": 4.0, "bf16 prepacked": 2.0, "int4": 0.75}  # Q4_1 body and bf16 head
+# weights, type, backend
+FORMS = (
+    ("as loaded", "fp32", "cpu"),
+    ("bf16 prepacked", "bf16", "cpu"),
+    ("int4", "bf16", "cpu"),
+    ("auto", "auto", "numba"),
+)
+# of SmolLM2's file: Q4_1 body (5 bits a weight), and the tied head in bf16 or as in the file (Q8_0)
+BYTES_A_WEIGHT = {"fp32": 4.0, "bf16 prepacked": 2.0, "int4": 0.92, "numba": 0.72}
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -50,7 +57,10 @@ def located(name: str) -> Path:
 
 
 def forms(args: argparse.Namespace, pages: int, **options: Any) -> list[Ours]:
-    return [Ours.load(args.model, form, dtype, pages, **options) for form, dtype in FORMS]
+    return [
+        Ours.load(args.model, form, dtype, pages, backend=backend, **options)
+        for form, dtype, backend in FORMS
+    ]
 
 
 def decode(args: argparse.Namespace) -> Iterator[Row]:
@@ -72,7 +82,7 @@ def decode(args: argparse.Namespace) -> Iterator[Row]:
     )
     fp32 = peers[1].name
     for player in ours:
-        floor = memory_floor(player)
+        floor = memory_floor(player, args.clock)
         for peer in [fp32] if "fp32" in player.name else [p.name for p in peers if p.name != fp32]:
             value = TURN / turns.median(player.name)
             yield Row(
@@ -85,11 +95,11 @@ def decode(args: argparse.Namespace) -> Iterator[Row]:
         yield Row("decode", f"batch 1, context {CONTEXT}", peer.name, value, "tok/s")
 
 
-def memory_floor(player: Ours) -> float:
+def memory_floor(player: Ours, clock: str) -> float:
     """Tokens a second if a step were nothing but reading the weights once, on one core."""
     form = next(form for form in BYTES_A_WEIGHT if form in player.name)
     nbytes = int(BYTES_A_WEIGHT[form] * player.model.source.parameters)
-    return read_bandwidth(nbytes) / nbytes
+    return read_bandwidth(nbytes, clock=clock) / nbytes
 
 
 def serve(args: argparse.Namespace) -> Iterator[Row]:

@@ -1,8 +1,9 @@
-"""`workbench bench laptop`: the step itself against its peers, without an engine around either side.
+"""`workbench bench laptop`: the step itself against its peers, without an engine around either
+side.
 
-One call of each implementation is a turn: the same single step, over and over at one context length, or
-one prompt. llama.cpp (where llama-cpp-python is) runs the very GGUF file, and the same requantised to
-Q4_0, its best case; transformers runs bf16.
+One call of each implementation is a turn: the same single step, over and over at one context
+length, or one prompt. llama.cpp (where llama-cpp-python is) runs the very GGUF file, and the same
+requantised to Q4_0, its best case; transformers runs bf16.
 """
 
 import argparse
