@@ -1,7 +1,7 @@
 /** Questions about a run at a step: what the gutters, the inspector and the previews say. Pure functions. */
 import { lastAtMost } from "./axis.js";
 import { NEVER } from "./wire.js";
-import { FIELD, PHASE } from "./run.js";
+import { FIELD } from "./run.js";
 
 /** @typedef {import("./run.js").Run} Run */
 
@@ -143,9 +143,6 @@ export function waitAfter(run, s) {
   const { steps } = run.tables;
   return s + 1 < run.n ? Math.max(0, steps.t[s + 1] - steps.t[s] - steps.dt[s]) : 0;
 }
-
-/** @param {number} phase @param {Run} run */
-export const isWait = (run, s) => run.tables.steps.phase[s] === PHASE.wait;
 
 /** The node's own text up to the end of the run, cut into fields: [{field, rows}]. @param {Run} run */
 export function fieldsOf(run, node) {
