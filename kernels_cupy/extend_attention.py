@@ -42,9 +42,9 @@ def shared_bytes(s: dict[str, int]) -> int:
 
 
 INSTANCES = tuple(
-    Instance("extend_attention", "extend_attention", {"ELEM": e, **settings(d, limit)}, archs)
+    Instance("extend_attention", "extend_attention", {"ELEM": e, **settings(d, limit)}, (arch,))
     for e, d in DECLARED
-    for limit, archs in ((163 << 10, ("sm_80", "sm_90a")), (99 << 10, ("sm_120",)))
+    for limit, arch in ((163 << 10, "sm_80"), (227 << 10, "sm_90a"), (99 << 10, "sm_120"))
 )
 INSTANCES += tuple(
     Instance(

@@ -219,8 +219,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         wgmma_wait<0>();
         hold(o);
         leave(&free_v[step % 3]);
+        if (__any_sync(FULL, a.rescale[0] != 1.f || a.rescale[1] != 1.f)) {  // seldom, once the maximum is found
 #pragma unroll
-        for (int i = 0; i < HEAD_DIM / 2; i++) o[i] *= a.rescale[i / 2 % 2];
+            for (int i = 0; i < HEAD_DIM / 2; i++) o[i] *= a.rescale[i / 2 % 2];
+        }
         pack();
     }
     barrier_wait(&full_v[step % 3], step / 3);

@@ -30,7 +30,7 @@
 #define RESIDENT 2
 #endif
 #ifndef MIN_TILES  // a block takes at least so many
-#define MIN_TILES 6
+#define MIN_TILES 4
 #endif
 #include "common/paging.cuh"
 #include "common/vector.cuh"

@@ -392,7 +392,7 @@ __device__ __forceinline__ u64 pass_target_by_bins(const Logits& z, Shared& s, d
 }
 
 template <bool COUNT>
-__device__ __forceinline__ u64 pass(const Logits& z, Shared& s, double target, u64 last, float top, float rate) {
+__device__ __noinline__ u64 pass(const Logits& z, Shared& s, double target, u64 last, float top, float rate) {
     const u64 found = pass_target_by_bins<COUNT>(z, s, target, last, top, rate);
     return found != ~u64(0) ? found : pass_target<COUNT>(z, s, target, last, top, rate);
 }

@@ -212,6 +212,7 @@ inline u32 __ballot_sync(unsigned, int yes) {
     }
     return result;
 }
+inline int __any_sync(unsigned m, int yes) { return __ballot_sync(m, yes) != 0; }
 inline int __popc(u32 x) { return __builtin_popcount(x); }
 inline int __popcll(u64 x) { return __builtin_popcountll(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

@@ -13,7 +13,9 @@ WIDE = {"hidden_size": 256, "intermediate_size": 384, "vocab_size": nets.VOCABUL
 NETS = {
     "llama": ("Llama", {**WIDE, "head_dim": 64}),
     "llama, three heads a KV head": (
-        "Llama", {**WIDE, "head_dim": 64, "num_attention_heads": 9, "num_key_value_heads": 3},
+        "Llama", {
+            **WIDE, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3,
+        },
     ),
     "qwen3": ("Qwen3", {**WIDE, "head_dim": 128}),
     "mistral, sliding": ("Mistral", {**WIDE, "head_dim": 64, "sliding_window": 77}),
