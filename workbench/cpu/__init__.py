@@ -1,4 +1,5 @@
-"""The laptop engine: a whole step in one native call over the file's own int4 weights, no compiler."""
+"""The laptop engine: a whole step in one native call over the file's own int4 weights, no
+compiler."""
 
 from collections.abc import Callable
 
@@ -19,8 +20,8 @@ def open_step(
     instructions: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[NumbaForward, tuple[str, ...]]:
-    """Pack (or find packed) the checkpoint's weights and make the step that runs them; with the reasons
-    that `doctor` shows. Raises Unpackable where the checkpoint cannot be served so."""
+    """Pack (or find packed) the checkpoint's weights and make the step that runs them; with the
+    reasons that `doctor` shows. Raises Unpackable where the checkpoint cannot be served so."""
     tell = say or build.to_stderr
     net, how = packed(source, shape, weights, build.cache_folder() / "packed", tell)
     step = NumbaForward(net, threads=threads, instructions=instructions, say=tell)

@@ -25,8 +25,8 @@ class Pair(Protocol):
 
 
 class NativeAdapter:
-    """An adapter in the step's layout, bfloat16: A as [r / 16, in, 16], B by tiles of sixteen outputs,
-    each with the ranks that reach it (fused projections leave blocks of zeros out)."""
+    """An adapter in the step's layout, bfloat16: A as [r / 16, in, 16], B by tiles of sixteen
+    outputs, each with the ranks that reach it (fused projections leave blocks of zeros out)."""
 
     def __init__(self, layers: Sequence[Mapping[str, Pair]]) -> None:
         self._held: list[NDArray[Any]] = []

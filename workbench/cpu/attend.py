@@ -1,8 +1,8 @@
 """Attention over pages read in place: K as [D, S] and V as [S, D] for each page and KV head.
 
-Heads that share a KV head are taken up to four at a time. Every score is one chain over the dimensions,
-every output one chain over the entries in their order: neither depends on where pages lie, on page
-borders, or on who else is in the batch.
+Heads that share a KV head are taken up to four at a time. Every score is one chain over the
+dimensions, every output one chain over the entries in their order: neither depends on where pages
+lie, on page borders, or on who else is in the batch.
 """
 
 from collections.abc import Iterator
@@ -31,9 +31,9 @@ def _load_kv(code: Code, base: Value, offset: Value, half: bool) -> Value:
 def scores(heads: int, half: bool) -> Kernel:
     """out[g, e - first] = q[g] . k[e] for entries e in [first, stop), pages by the table.
 
-    `pool` is the address of the layer's K at the KV head. Lanes behind a page's last entry are written
-    too, up to fifteen, and hold anything: the next page overwrites them, or the softmax leaves them
-    out. So pages of any size are served.
+    `pool` is the address of the layer's K at the KV head. Lanes behind a page's last entry are
+    written too, up to fifteen, and hold anything: the next page overwrites them, or the softmax
+    leaves them out. So pages of any size are served.
     """
 
     def body(
@@ -41,12 +41,14 @@ def scores(heads: int, half: bool) -> Kernel:
         first: Value, stop: Value, dim: Value, out: Value, stride: Value,
     ) -> None:  # fmt: skip
         b = code.b
-        with _pages(code, pool, page_bytes, table, slots, first, stop) as page:
-            with code.loop(page.start, page.stop, 16) as e:
-                lanes = _sixteen(code, heads, half, q, dim, slots, page, e)
-                place = b.mul(b.sub(e, first), I64(4))
-                for g, total in enumerate(lanes):
-                    code.store(total, out, b.add(place, b.mul(stride, I64(g))))
+        with (
+            _pages(code, pool, page_bytes, table, slots, first, stop) as page,
+            code.loop(page.start, page.stop, 16) as e,
+        ):
+            lanes = _sixteen(code, heads, half, q, dim, slots, page, e)
+            place = b.mul(b.sub(e, first), I64(4))
+            for g, total in enumerate(lanes):
+                code.store(total, out, b.add(place, b.mul(stride, I64(g))))
 
     return Kernel(f"scores_x{heads}_{'f16' if half else 'f32'}", "ppipiiiipi", body)
 
@@ -83,8 +85,9 @@ class _Page:
 
 @contextmanager
 def _pages(
-    code: Code, pool: Value, page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value
-) -> Iterator[_Page]:
+    code: Code, pool: Value, page_bytes: Value, table: Value, slots: Value, first: Value,
+    stop: Value,
+) -> Iterator[_Page]:  # fmt: skip
     """Walk the pages that hold entries [first, stop)."""
     b = code.b
     end = b.sdiv(b.add(stop, b.sub(slots, I64(1))), slots)
@@ -128,7 +131,8 @@ def _softmax(code: Code, s: Value, n: Value) -> Value:
 
 
 def values(heads: int, half: bool) -> Kernel:
-    """out[g, :] += sum over entries e in [first, stop) of p[g, e - first] * v[e], pages by the table.
+    """out[g, :] += sum over entries e in [first, stop) of p[g, e - first] * v[e], pages by the
+    table.
 
     `pool` is the address of the layer's V at the KV head, `page_bytes` the distance of two pages.
     """
@@ -153,8 +157,8 @@ def values(heads: int, half: bool) -> Kernel:
 
 def _columns(
     code: Code, heads: int, half: bool, size: int, wide: int, d: Value, p: Value, stride: Value,
-    pool: Value, page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value, dim: Value,
-    out: Value,
+    pool: Value, page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value,
+    dim: Value, out: Value,
 ) -> None:  # fmt: skip
     """`wide` columns of the output from d on, for all heads, kept in registers over all entries."""
     b = code.b
@@ -165,18 +169,20 @@ def _columns(
 
     sums = [[code.var(VF, code.load(out, place(g, n), VF)) for n in parts] for g in range(heads)]
     line = b.mul(dim, I64(size))
-    with _pages(code, pool, page_bytes, table, slots, first, stop) as page:
-        with code.loop(page.start, page.stop) as e:
-            at = b.add(b.mul(b.sub(e, page.border), line), b.mul(d, I64(size)))
-            for ahead in range(0, wide * size, LINE):
-                code.prefetch(page.next, b.add(at, I64(ahead)))
-            row = code.at(page.here, at)
-            v = [_load_kv(code, row, I64(16 * n * size), half) for n in parts]
-            weight = code.at(p, b.mul(b.sub(e, first), I64(4)))
-            for g in range(heads):
-                each = code.splat(code.load(weight, b.mul(stride, I64(g)), F32), VF)
-                for n in parts:
-                    sums[g][n].set(code.fma(v[n], each, sums[g][n].get()))
+    with (
+        _pages(code, pool, page_bytes, table, slots, first, stop) as page,
+        code.loop(page.start, page.stop) as e,
+    ):
+        at = b.add(b.mul(b.sub(e, page.border), line), b.mul(d, I64(size)))
+        for ahead in range(0, wide * size, LINE):
+            code.prefetch(page.next, b.add(at, I64(ahead)))
+        row = code.at(page.here, at)
+        v = [_load_kv(code, row, I64(16 * n * size), half) for n in parts]
+        weight = code.at(p, b.mul(b.sub(e, first), I64(4)))
+        for g in range(heads):
+            each = code.splat(code.load(weight, b.mul(stride, I64(g)), F32), VF)
+            for n in parts:
+                sums[g][n].set(code.fma(v[n], each, sums[g][n].get()))
     for g in range(heads):
         for n in parts:
             code.store(sums[g][n].get(), out, place(g, n))

@@ -1,7 +1,8 @@
-"""From the step's source to machine code, once: compiled by numba, kept as an object file, loaded by name.
+"""From the step's source to machine code, once: compiled by numba, kept as an object file, loaded
+by name.
 
-The cache key is a hash of this room's sources, the versions of numba and LLVM, the CPU and the set, so
-that nothing stale is ever loaded; an object that does not match its checksum is compiled anew.
+The cache key is a hash of this room's sources, the versions of numba and LLVM, the CPU and the set,
+so that nothing stale is ever loaded; an object that does not match its checksum is compiled anew.
 """
 
 import ctypes
@@ -66,7 +67,8 @@ def key_of(isa: Isa, half: bool) -> str:
 
 
 def build(isa: Isa, half: bool, say: Say | None = None, folder: Path | None = None) -> Built:
-    """The step for `isa`, from memory, the cache folder, or compiled now (announced through `say`)."""
+    """The step for `isa`, from memory, the cache folder, or compiled now (announced through
+    `say`)."""
     with _lock:
         known = _loaded.get((isa.name, half))
         if known is None or folder is not None:
@@ -76,7 +78,8 @@ def build(isa: Isa, half: bool, say: Say | None = None, folder: Path | None = No
 
 
 def to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _fetch(isa: Isa, half: bool, say: Say, folder: Path) -> Built:
@@ -104,7 +107,8 @@ def optimised_ir(isa: Isa, half: bool) -> str:
     from workbench.cpu.step import make  # numba's compiler is not needed when the cache serves
 
     callback = make(isa, half)
-    return callback.inspect_llvm().replace(callback._wrapper_name, SYMBOL)
+    text: str = callback.inspect_llvm()
+    return text.replace(callback._wrapper_name, SYMBOL)
 
 
 def _machine() -> llvm.TargetMachine:
@@ -117,12 +121,14 @@ def _machine() -> llvm.TargetMachine:
 
 
 def emit_object(isa: Isa, half: bool) -> bytes:
-    return _machine().emit_object(llvm.parse_assembly(optimised_ir(isa, half)))
+    code: bytes = _machine().emit_object(llvm.parse_assembly(optimised_ir(isa, half)))
+    return code
 
 
 def emit_assembly(isa: Isa, half: bool) -> str:
     """The machine code as text, to be looked at."""
-    return _machine().emit_assembly(llvm.parse_assembly(optimised_ir(isa, half)))
+    text: str = _machine().emit_assembly(llvm.parse_assembly(optimised_ir(isa, half)))
+    return text
 
 
 def _engine(code: bytes) -> llvm.ExecutionEngine:

@@ -1,4 +1,5 @@
-"""Threads that run a step together. They sleep between steps and meet at the step's own barriers."""
+"""Threads that run a step together. They sleep between steps and meet at the step's own
+barriers."""
 
 import threading
 from collections.abc import Callable
@@ -32,8 +33,8 @@ class Crew:
     def layer_by_layer(
         self, plan: int, last: int, pulse: Callable[[], None], stop: Callable[[], None]
     ) -> None:
-        """The same, with `pulse` between layers. When it raises, `stop` must set the plan's stop flag:
-        the helpers leave at the next layer's barrier."""
+        """The same, with `pulse` between layers. When it raises, `stop` must set the plan's stop
+        flag: the helpers leave at the next layer's barrier."""
         self._start(plan, 0, last)
         try:
             for layer in range(last):

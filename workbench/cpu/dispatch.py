@@ -1,12 +1,12 @@
 """Kernels that only choose: the variant for a form and a row count, behind one name each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from workbench.cpu import attend, dots, rows
-from workbench.cpu.emit import I64, Code, Kernel, Kind, Value
+from workbench.cpu.emit import I64, Code, Kernel, Value
 
 
-def choice(name: str, kinds: Sequence[Kind], variants: Mapping[int, Kernel]) -> Kernel:
+def choice(name: str, kinds: str, variants: Mapping[int, Kernel]) -> Kernel:
     """A kernel of (number, …) that calls the variant of that number; others do nothing."""
 
     def body(code: Code, number: Value, *args: Value) -> None:
@@ -24,7 +24,7 @@ def choice(name: str, kinds: Sequence[Kind], variants: Mapping[int, Kernel]) -> 
             b.branch(end)
         b.position_at_end(end)
 
-    return Kernel(name, ["i", *kinds], body)
+    return Kernel(name, f"i{kinds}", body)
 
 
 def scores(half: bool) -> Kernel:

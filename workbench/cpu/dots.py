@@ -1,14 +1,16 @@
 """The block product: sixteen rows of packed weights meet up to eight rows of int8 activations.
 
-A tile is sixteen output rows over all of the input, block by block; a block is 16 rows x 32 columns.
-In it column 4 * j + c of row r is byte 4 * r + c of group j, so that one vector holds four neighbouring
-columns of every row and no sum ever crosses lanes. int4 keeps groups 2j and 2j + 1 in the low and high
-halves of the same bytes. Behind the groups stand the rows' scales d[16] and, for q4_1, minima m[16],
-halves both. Values: q4_1 is d * q + m, q4_0 d * (q - 8), q8_0 d * (q - 128), each q unsigned.
+A tile is sixteen output rows over all of the input, block by block; a block is 16 rows x 32
+columns. In it column 4 * j + c of row r is byte 4 * r + c of group j, so that one vector holds four
+neighbouring columns of every row and no sum ever crosses lanes. int4 keeps groups 2j and 2j + 1 in
+the low and high halves of the same bytes. Behind the groups stand the rows' scales d[16] and, for
+q4_1, minima m[16], halves both. Values: q4_1 is d * q + m, q4_0 d * (q - 8), q8_0 d * (q - 128),
+each q unsigned.
 
-A panel holds M rows of activations, record by record, a record a block of 32 columns: M x 32 int8 values,
-M float scales, M sums of the int8 values as floats, the same as int32. Integer sums are exact and floats are added
-block by block in the same order for every M: a row's result does not depend on who shares its panel.
+A panel holds M rows of activations, record by record, a record a block of 32 columns: M x 32 int8
+values, M float scales, M sums of the int8 values as floats, the same as int32. Integer sums are
+exact and floats are added block by block in the same order for every M: a row's result does not
+depend on who shares its panel.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,11 +1,11 @@
 """Vector code without a compiler on the machine: kernels written as LLVM IR, callable from numba.
 
 A kernel is a Python function that is handed a `Code` and the kernel's arguments and appends
-instructions. It becomes one real function (never inlined), so that its machine code can be looked at
-by name; pointers travel as plain int64 addresses.
+instructions. It becomes one real function (never inlined), so that its machine code can be looked
+at by name; pointers travel as plain int64 addresses.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +24,6 @@ PTR = ir.PointerType()
 compiled: Any = njit(error_model="numpy", boundscheck=False)  # plain loops around kernels
 
 Value = Any  # llvmlite values carry no useful static types
-Kind = Literal["p", "i", "f"]  # argument kinds: address, int64, float32
 
 
 def vec(element: ir.Type, n: int) -> ir.VectorType:
@@ -95,8 +94,8 @@ class Code:
         return self.b.call(fn, args)
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """a * b + c, rounded once where the set can. Never left to the optimiser: a row computed alone
-        and in a batch must round alike."""
+        """a * b + c, rounded once where the set can. Never left to the optimiser: a row computed
+        alone and in a batch must round alike."""
         if not self.isa.fma:
             return self.b.fadd(self.b.fmul(a, b), c)
         return self.call(f"llvm.fma.{_suffix(a.type)}", a.type, a, b, c)
@@ -202,7 +201,7 @@ class Kernel:
     """A named body and the kinds of its arguments; `returns` is "f", "i" or nothing."""
 
     name: str
-    kinds: Sequence[Kind]
+    kinds: str  # a letter an argument: p address, i int64, f float32
     body: Callable[..., Value]
     returns: Literal["f", "i"] | None = None
 

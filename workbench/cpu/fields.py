@@ -1,7 +1,7 @@
 """Word numbers of the int64 tables that a step reads. Addresses are words like any other.
 
-The native step knows no Python objects: a plan names the net's layers, the buffers and the batch; a layer
-names its matrices; a matrix names its bytes.
+The native step knows no Python objects: a plan names the net's layers, the buffers and the batch; a
+layer names its matrices; a matrix names its bytes.
 """
 
 # matrix: packed weights, tiles of sixteen output rows
@@ -10,8 +10,8 @@ DATA, FORM, TILES, BLOCKS, TILE_BYTES, BIAS, MATRIX_WORDS = range(7)
 # layer
 (
     ATTENTION_NORM, MLP_NORM, Q_NORM, K_NORM, QKV, OUT, GATE_UP, DOWN, WINDOW,
-    ROUTER, EXPERTS_UP, EXPERTS_DOWN, LAYER_WORDS,
-) = range(13)  # fmt: skip
+    LAYER_WORDS,
+) = range(10)  # fmt: skip
 
 # adapter, for each layer and each of the four fused projections
 ADAPTER_A, ADAPTER_RANK, ADAPTER_TILES, ADAPTER_WORDS = range(4)
@@ -30,15 +30,14 @@ ADD, KEEP = range(2)  # add the vector there to the token's row; copy the row th
     THREADS, TOKENS, WIDTH, HEADS, KV_HEADS, DIM, FFN, SLOTS, QK_NORM,
     LAYERS, RUN, HEAD, EMBEDDING, FINAL_NORM,
     K_POOL, V_POOL, LAYER_BYTES, PAGE_BYTES, HEAD_BYTES,
-    X, NORMED, QKV_OUT, ATTENDED, HIDDEN, PANEL, SMALL, SMALL_BYTES, SCORES, SCORE_STRIDE, SCRATCH, SCRATCH_BYTES,
+    X, NORMED, QKV_OUT, ATTENDED, HIDDEN, PANEL, SMALL, SMALL_BYTES,
+    SCORES, SCORE_STRIDE, SCRATCH, SCRATCH_BYTES,
     TOKEN_IDS, VECTOR_OF, COS_OF, SIN_OF, SLOT_OF, SEGMENTS, SEGMENT_OF,
     ADAPTER_OF, ADAPTER_SCALE, ADAPTED, EVENTS, EVENT_OF,
     WANTED, WANTED_ROWS, WANTED_NORMED, LOGITS, LOGIT_ROWS, LOGIT_STRIDE,
     REALS, ZEROS, BARRIER, YIELDER, STOP_FLAG, STOPPED,
-    EXPERT_COUNT, EXPERTS_EACH, EXPERT_FFN, ROUTES, ROUTE_WEIGHTS, ROUTE_LOGITS, ROUTE_ORDER,
-    NORMALISE, EXPERT_OUT,
     PLAN_WORDS,
-) = range(65)  # fmt: skip
+) = range(56)  # fmt: skip
 
 # reals, float32
 EPS, ATTENTION_SCALE, INVERSE_WIDTH, INVERSE_DIM, INVERSE_Q, INVERSE_K, REAL_WORDS = range(7)

@@ -1,4 +1,5 @@
-"""The laptop engine as a `forward.Forward`: a whole step in one native call, over packed weights."""
+"""The laptop engine as a `forward.Forward`: a whole step in one native call, over packed
+weights."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +27,10 @@ ReadAdapter = Callable[[str, Path], Sequence[Mapping[str, adapters.Pair]]]
 class NumbaForward:
     """Carries out batches over a `DimPool`.
 
-    `pulse`: handed a `StopFlag`, the step is one native call that reads the flag between layers; handed
-    any other callable, the calling thread comes back to Python after every layer to call it. Either way
-    at most the layer in flight completes after a stop. Results do not depend on `threads`, nor a row's
-    on the rows beside it, to the bit.
+    `pulse`: handed a `StopFlag`, the step is one native call that reads the flag between layers;
+    handed any other callable, the calling thread comes back to Python after every layer to call it.
+    Either way at most the layer in flight completes after a stop. Results do not depend on
+    `threads`, nor a row's on the rows beside it, to the bit.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""The one table of instruction sets: what a kernel may emit, and how this machine's set is chosen."""
+"""The one table of instruction sets: what a kernel may emit, and how this machine's set is
+chosen."""
 
 import os
 import platform
@@ -74,8 +75,8 @@ def offered() -> tuple[Isa, ...]:
 def choose(wanted: str | None = None) -> tuple[Isa, str]:
     """The set to use and the reason for it, shown by `doctor`.
 
-    `wanted`, or the variable WORKBENCH_CPU_ISA, names one; without them the fastest offered is taken.
-    Raises ValueError for a name that this CPU cannot run.
+    `wanted`, or the variable WORKBENCH_CPU_ISA, names one; without them the fastest offered is
+    taken. Raises ValueError for a name that this CPU cannot run.
     """
     asked = wanted or os.environ.get("WORKBENCH_CPU_ISA")
     if asked is None:

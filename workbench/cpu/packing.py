@@ -1,4 +1,5 @@
-"""Matrices into tiles: the file's own quantised blocks laid side by side, or floats quantised on request.
+"""Matrices into tiles: the file's own quantised blocks laid side by side, or floats quantised on
+request.
 
 The values stay the file's to the bit; only their places change (see `dots` for the layout).
 """
@@ -23,9 +24,9 @@ def tiles_of(rows: Bytes, form: Form) -> Bytes:
     blocks = rows.reshape(out, -1, head + COLS * form.bits // 8)
     scales, codes = blocks[..., :head], blocks[..., head:]
     if form.bits == 4:
-        codes = np.concatenate([codes & 15, codes >> 4], axis=-1)
+        codes = np.concatenate([codes & np.uint8(15), codes >> np.uint8(4)], axis=-1)
     else:
-        codes = codes ^ 128  # signed to unsigned, offset 128
+        codes = codes ^ np.uint8(128)  # signed to unsigned, offset 128
     return _interleave(codes, scales, form)
 
 
@@ -34,7 +35,7 @@ def _interleave(codes: Bytes, scales: Bytes, form: Form) -> Bytes:
     tiles, blocks = codes.shape[0] // ROWS, codes.shape[1]
     quads = codes.reshape(tiles, ROWS, blocks, COLS // 4, 4).transpose(0, 2, 3, 1, 4)
     if form.bits == 4:
-        quads = quads[:, :, 0::2] | (quads[:, :, 1::2] << 4)
+        quads = quads[:, :, 0::2] | (quads[:, :, 1::2] << np.uint8(4))
     packed = np.empty((tiles, blocks, form.block), np.uint8)
     packed[:, :, : form.quants] = quads.reshape(tiles, blocks, form.quants)
     beside = scales.reshape(tiles, ROWS, blocks, -1, 2).transpose(0, 2, 3, 1, 4)
@@ -82,7 +83,8 @@ def dense(tiles: Bytes, form: Form, out: int) -> NDArray[np.float32]:
     values = (codes.astype(np.float32) - form.offset) * scales[0]
     if form.minima:
         values = values + scales[1]
-    return values.reshape(count * ROWS, -1)[:out]
+    found: NDArray[np.float32] = values.reshape(count * ROWS, -1)[:out]
+    return found
 
 
 def form_named(name: str) -> Form:

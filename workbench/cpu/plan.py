@@ -265,7 +265,8 @@ class Planner:
         self._wanted(plan, places, len(rows))
 
     def _wanted(self, plan: StepPlan, places: Words, logits: int) -> None:
-        """Rows at these addresses through the final norm, and the first `logits` through the head."""
+        """Rows at these addresses through the final norm, and the first `logits` through the
+        head."""
         words = plan.words
         padded = -(-self.shape.vocabulary // ROWS) * ROWS
         plan.logits = torch.empty(logits, padded)

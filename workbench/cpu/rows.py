@@ -29,7 +29,8 @@ def _rms_norm(
 
 
 def _quantise(code: Code, x: Value, blocks: Value, panel: Value, row: Value, rows: Value) -> None:
-    """Write x, 32 values a block, as row `row` of a panel of `rows`: int8 with one scale a block."""
+    """Write x, 32 values a block, as row `row` of a panel of `rows`: int8 with one scale a
+    block."""
     b = code.b
     record = b.mul(rows, I64(RECORD))
     scales = b.add(b.mul(rows, I64(COLS)), b.mul(row, I64(4)))
@@ -142,7 +143,8 @@ def _bf16(code: Code, at: Value, offset: Value | int) -> Value:
 
 
 def _shrink(code: Code, x: Value, n: Value, a: Value, rank: Value, out: Value) -> None:
-    """out[0:rank] = x[0:n] . a, with `a` bf16 [rank / 16, n, 16]; four chains, folded in fixed order."""
+    """out[0:rank] = x[0:n] . a, with `a` bf16 [rank / 16, n, 16]; four chains, folded in fixed
+    order."""
     b = code.b
     with code.loop(I64(0), rank, 16) as first:
         part = code.at(a, b.mul(b.mul(first, n), I64(2)))

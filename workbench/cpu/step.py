@@ -1,8 +1,9 @@
 """The whole step as numba sees it: phases over tokens, tiles and heads, with barriers between them.
 
-Factories return functions bound to one instruction set's kernels. Work is cut by thread number alone and
-no sum is ever cut, so the result does not depend on the number of threads. A token belongs to one thread
-for everything that concerns its row alone; a tile of sixteen outputs to one thread for all tokens.
+Factories return functions bound to one instruction set's kernels. Work is cut by thread number
+alone and no sum is ever cut, so the result does not depend on the number of threads. A token
+belongs to one thread for everything that concerns its row alone; a tile of sixteen outputs to one
+thread for all tokens.
 """
 
 from types import SimpleNamespace
@@ -39,8 +40,8 @@ def kernels(isa: Isa, half: bool) -> SimpleNamespace:
 def make(isa: Isa, half: bool) -> Any:
     """The step for one set: a numba C callback of (plan address, thread, first layer, last + 1).
 
-    The call with first 0 makes the inputs, the one whose last is the plan's RUN the logits. Returns 0, or
-    1 when the stop flag was seen at the start of a layer.
+    The call with first 0 makes the inputs, the one whose last is the plan's RUN the logits. Returns
+    0, or 1 when the stop flag was seen at the start of a layer.
     """
     k = kernels(isa, half)
     k.meet = _meet(k)
@@ -114,8 +115,8 @@ def _prepare(k: SimpleNamespace) -> Any:
 
     @compiled
     def prepare(plan, layer, thread, source, n, norm, projection):  # type: ignore[no-untyped-def]
-        """Rows of `source` [T, n], normed where `norm` names a weight, into the panels; and through the
-        adapters' A where tokens have one."""
+        """Rows of `source` [T, n], normed where `norm` names a weight, into the panels; and
+        through the adapters' A where tokens have one."""
         tokens, threads = word(plan, f.TOKENS), word(plan, f.THREADS)
         reals = word(plan, f.REALS)
         for t in range(tokens * thread // threads, tokens * (thread + 1) // threads):

@@ -106,8 +106,8 @@ def attend_phase(k: SimpleNamespace) -> Any:
             segment = word(plan, f.SEGMENTS) + number * f.SEGMENT_WORDS * 8
             start, stop = first_entry(plan, at, t, number), word(segment, f.SEGMENT_STOP)
             values(count, table + n * 4, stride, word(plan, f.V_POOL) + place,
-                   word(plan, f.PAGE_BYTES), word(segment, f.SEGMENT_TABLE), slots, start, stop, dim,
-                   out)  # fmt: skip
+                   word(plan, f.PAGE_BYTES), word(segment, f.SEGMENT_TABLE), slots, start, stop,
+                   dim, out)  # fmt: skip
             n += stop - start
         for i in range(count):
             scale(out + i * dim * 4, real(inverse, i), dim)

@@ -1,7 +1,7 @@
 """A net's weights as the step reads them: one block of memory, kept as a file beside its index.
 
-The file is a line of JSON (version, what lies where, a checksum) and the bytes behind it; a reader that
-finds it cut short, changed or of another version packs anew.
+The file is a line of JSON (version, what lies where, a checksum) and the bytes behind it; a reader
+that finds it cut short, changed or of another version packs anew.
 """
 
 import hashlib
@@ -102,7 +102,8 @@ class PackedNet:
 def unpackable(shape: ModelShape) -> str | None:
     """Why the step does not serve nets of this shape; None when it does."""
     for name, size in (
-        ("width", shape.width), ("ffn", shape.ffn), ("heads x head_dim", shape.heads * shape.head_dim)
+        ("width", shape.width), ("ffn", shape.ffn),
+        ("heads x head_dim", shape.heads * shape.head_dim),
     ):  # fmt: skip
         if size % COLS:
             return f"{name} must be a multiple of {COLS}, got {size}"
@@ -118,8 +119,8 @@ def unpackable(shape: ModelShape) -> str | None:
 def pack(
     source: Source, shape: ModelShape, weights: Weights, say: Callable[[str], None]
 ) -> PackedNet:
-    """Pack every matrix of the net. "file" keeps the file's quantised blocks to the bit; "q8" and "q4"
-    quantise floats (int8, or int4 with an int8 embedding and head). Raises Unpackable."""
+    """Pack every matrix of the net. "file" keeps the file's quantised blocks to the bit; "q8"
+    and "q4" quantise floats (int8, or int4 with an int8 embedding and head). Raises Unpackable."""
     reason = unpackable(shape)
     if reason:
         raise Unpackable(f"{source.path}: {reason}; use the torch backend")
@@ -250,7 +251,7 @@ def write(net: PackedNet, path: Path) -> None:
         "version": VERSION,
         "weights": net.weights,
         "bytes": len(net.memory),
-        "sha256": hashlib.sha256(net.memory).hexdigest(),
+        "sha256": hashlib.sha256(net.memory.data).hexdigest(),
         "matrices": {name: asdict(at) for name, at in net.matrices.items()},
         "vectors": net.vectors,
     }
@@ -276,7 +277,7 @@ def read(path: Path, shape: ModelShape) -> tuple[PackedNet | None, str]:
         return None, "no packed weights in the cache"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return None, f"{path.name} cannot be read ({type(error).__name__})"
-    if hashlib.sha256(memory).hexdigest() != head["sha256"]:
+    if hashlib.sha256(memory.data).hexdigest() != head["sha256"]:
         return None, f"{path.name} is damaged"
     matrices = {name: Placed(**at) for name, at in head["matrices"].items()}
     vectors = {name: (at[0], at[1]) for name, at in head["vectors"].items()}

@@ -1,6 +1,7 @@
 """The laptop engine as a net that `load_model` gives: which checkpoints it takes, and in what form.
 
-The one arrow from this room to `workbench.cpu`, inside functions: numba is loaded only when it serves.
+The one arrow from this room to `workbench.cpu`, inside functions: numba is loaded only when it
+serves.
 """
 
 from collections.abc import Callable
@@ -42,8 +43,8 @@ def open_laptop(
     threads: int,
     say: Callable[[str], None] | None = None,
 ) -> tuple["NumbaForward", tuple[str, ...]]:
-    """The engine over this checkpoint and the reasons for its form. `weights`: auto keeps the file's
-    own blocks, "q8" and "q4" pack floats. Raises ModelError."""
+    """The engine over this checkpoint and the reasons for its form. `weights`: auto keeps the
+    file's own blocks, "q8" and "q4" pack floats. Raises ModelError."""
     if weights not in ("auto", "q8", "q4"):
         raise ModelError(f"backend numba: weights must be auto, q8 or q4, got {weights!r}")
     from workbench.cpu import Unpackable, open_step

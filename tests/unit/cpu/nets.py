@@ -1,6 +1,7 @@
 """Small random nets for the step, in every family that it serves."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ VOCABULARY = 103  # no multiple of sixteen
 
 
 def shape(**facts: object) -> ModelShape:
-    base = dict(
+    base: dict[str, Any] = dict(  # noqa: C408 - names, as in ModelShape
         family="llama", vocabulary=VOCABULARY, width=96, layers=3, heads=6, kv_heads=2, head_dim=16,
         ffn=160, norm_eps=1e-5, rope=Rope(10000.0), window=512, sliding=(None,) * 3,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """The same net in plain torch fp32, over whole sequences: no pages, no batch.
 
-`rounded`: inputs of matrices go through int8 in blocks of 32, and K and V through halves, as the step has
-them by design. What differs then is a fault; without it, what differs is the price of the design.
+`rounded`: inputs of matrices go through int8 in blocks of 32, and K and V through halves, as the
+step has them by design. What differs then is a fault; without it, what differs is the price of the
+design.
 """
 
 import torch

@@ -1,4 +1,5 @@
-"""What is kept on disk: packed weights and compiled steps, whole, damaged, or where nothing can be kept."""
+"""What is kept on disk: packed weights and compiled steps, whole, damaged, or where nothing can
+be kept."""
 
 from pathlib import Path
 from types import SimpleNamespace

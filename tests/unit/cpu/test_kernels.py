@@ -1,4 +1,5 @@
-"""Each kernel alone, for every instruction set: its values against numpy, its machine code by sight."""
+"""Each kernel alone, for every instruction set: its values against numpy, its machine code by
+sight."""
 
 from typing import Any
 

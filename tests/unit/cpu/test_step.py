@@ -12,8 +12,8 @@ from workbench.cpu import NumbaForward
 from workbench.forward import Abandoned, ForwardBatch, Override, Segment, Steering, StopFlag
 from workbench.model.lora import Pair
 
-# rms, of the deviation. Rows agree to 1e-6 until a value on the border of two int8 steps falls the other
-# way; such a flip goes on through the layers and to all later rows, and these nets are small.
+# rms, of the deviation. Rows agree to 1e-6 until a value on the border of two int8 steps falls the
+# other way; such a flip goes on through the layers and to all later rows, and these nets are small.
 NEAR, EXACT = 0.03, 1e-4
 INT8 = 0.08  # the same against a net without int8 activations; small nets round coarsely
 
@@ -169,8 +169,9 @@ def test_steering_exits_and_hidden_states(llama: NumbaForward) -> None:
     near(out.hidden[1], torch.stack([plain[1][3], plain[1][5], steered[1][19]]))
     last = torch.stack([plain[2][3], plain[0][5], steered[2][19]])  # the second row left early
     near(out.hidden[-1], oracle.norm(last, "final_norm"))
-    near(llama.project(last, normed=False), oracle.int8(oracle.norm(last, "final_norm")) @ oracle.w["head"].T)
-    near(llama.project(last, normed=True), oracle.int8(last) @ oracle.w["head"].T)
+    head, normed = oracle.w["head"].T, oracle.norm(last, "final_norm")
+    near(llama.project(last, normed=False), oracle.int8(normed) @ head)
+    near(llama.project(last, normed=True), oracle.int8(last) @ head)
 
 
 def test_vectors_replace_embeddings(llama: NumbaForward) -> None:
@@ -224,7 +225,8 @@ def test_a_stop_ends_the_step_between_layers(llama: NumbaForward, threads: int) 
     paged = Paged(forward, 16)
     row = paged.row(ids)
     batch = ForwardBatch(
-        torch.tensor(ids), torch.arange(20), torch.tensor([row.pages[e // 16] * 16 + e % 16 for e in range(20)]),
+        torch.tensor(ids), torch.arange(20),
+        torch.tensor([row.pages[e // 16] * 16 + e % 16 for e in range(20)]),
         torch.tensor([0, 20]), torch.tensor([20]), torch.tensor([row.pages]),
         logit_rows=torch.arange(20),
     )  # fmt: skip
