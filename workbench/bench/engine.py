@@ -111,7 +111,10 @@ def serve(args: argparse.Namespace) -> Iterator[Row]:
 
     jobs = [(prompt(length(), seed), length()) for seed in range(64)]
     prompts, lengths = [p for p, _ in jobs], [n for _, n in jobs]
-    ours = Ours.load(args.model, "bf16 prepacked", "bf16", pages=16 * 34, max_rows=16)
+    ours = [
+        Ours.load(args.model, form, dtype, pages=16 * 34, max_rows=16, backend=backend)
+        for form, dtype, backend in (FORMS[1], FORMS[3])
+    ]
     peer = Transformers(located(args.model), torch.bfloat16)
 
     def static() -> None:
@@ -119,19 +122,18 @@ def serve(args: argparse.Namespace) -> Iterator[Row]:
             peer.static_batch(prompts[at : at + 16], lengths[at : at + 16])
 
     turns = take_turns(
-        {ours.name: lambda: ours.serve(prompts, lengths), peer.name: static},
+        {peer.name: static} | {p.name: partial(p.serve, prompts, lengths) for p in ours},
         max(1, args.rounds // 2),
         warm=0,
         clock=args.clock,
     )
     total = sum(lengths)
     shape = f"64 requests, 16 slots, {sum(map(len, prompts)):,} prompt and {total:,} output tokens"
-    yield Row(
-        "serve", shape, ours.name, total / turns.median(ours.name), "output tok/s", peer.name,
-        turns.ratio(ours.name, peer.name),
-    )  # fmt: skip
+    for player in ours:
+        value, ratio = total / turns.median(player.name), turns.ratio(player.name, peer.name)
+        yield Row("serve", shape, player.name, value, "output tok/s", peer.name, ratio)
+        player.close()
     yield Row("serve", shape, peer.name, total / turns.median(peer.name), "output tok/s")
-    ours.close()
 
 
 def prefill(args: argparse.Namespace) -> Iterator[Row]:

@@ -23,6 +23,7 @@ from workbench.trace.recorder import Recorder
 from workbench.trace.trace import Trace
 
 PAIRS = 20
+FORMS = (("as loaded", "fp32", "cpu"), ("int4", "bf16", "cpu"), ("auto", "auto", "numba"))
 TURN = 16
 
 
@@ -51,9 +52,11 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def recording(args: argparse.Namespace, path: Path) -> Iterator[Row]:
-    for weights, dtype in (("int4", "bf16"), ("as loaded", "fp32")):
+    for weights, dtype, backend in FORMS:
         meter = Meter()
-        ours = Ours.load(args.model, weights, dtype, pages=60, emit=meter, record_top=5)
+        ours = Ours.load(
+            args.model, weights, dtype, pages=60, backend=backend, emit=meter, record_top=5
+        )
         path.unlink(missing_ok=True)
         meter.recorder = Recorder(path, ours.model.tokenizer.token_bytes)
         meter.on = True

@@ -12,7 +12,9 @@ KINDS = {
     "trace": "workbench.bench.trace",
     "widgets": "workbench.bench.widgets",
     "kernels": "kernels_cupy.bench",
+    "moe": "kernels_cupy.bench",
 }
+PARTS = {"moe": "moe"}  # the part of its room that a kind is
 COLUMNS = ("metric", "shape", "impl", "value", "unit", "peer", "ratio", "floor_ratio")
 
 
@@ -37,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
             f"bench {args.what} was wanted, but {error.name} is not there; see CHANGELOG.md for"
             " what this version measures, and `workbench doctor` for what this machine offers"
         ) from error
+    args.part = args.part or PARTS.get(args.what)
     rows = []
     for row in room.rows(args):
         rows.append(row)

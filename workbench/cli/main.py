@@ -16,6 +16,8 @@ VERBS = (
     "doctor models logits run demo evaluate bench trace train screenshots serve lab"
 ).split()  # modules of this room, in the order of the help
 
+OURS = ("workbench", "widgets", "kernels_cupy")
+
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, Failure) or type(error).__module__.startswith(("workbench", "widgets")):
+    if isinstance(error, Failure) or type(error).__module__.startswith(OURS):
         return text
     kind = type(error).__name__
     return f"{kind}: {text or 'no message'} (run again with --debug for where)"
