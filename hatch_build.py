@@ -1,4 +1,5 @@
-"""Build hook: bundles the widgets' JavaScript into `widgets/static/`, for wheels and editable installs."""
+"""Build hook: bundles the widgets' JavaScript into `widgets/static/`, for wheels and editable
+installs."""
 
 import importlib.util
 from pathlib import Path

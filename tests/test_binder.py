@@ -50,7 +50,8 @@ def test_post_build_fails_loudly() -> None:
 
 
 def test_there_is_one_home_of_the_configuration() -> None:
-    """With both folders a binder refuses to build; with these files it would read others than ours."""
+    """With both folders a binder refuses to build; with these files it would read others than
+    ours."""
     assert not (ROOT / ".binder").exists()
     assert not [p for p in BINDER.iterdir() if p.name in ("requirements.txt", "Dockerfile")]
 
