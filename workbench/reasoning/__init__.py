@@ -1,6 +1,7 @@
 """What to ask next: strategies, and the trees that they grow."""
 
 from workbench.reasoning.chain import Chain
+from workbench.reasoning.lines import Lines
 from workbench.reasoning.strategy import (
     Answer,
     Budget,
@@ -22,6 +23,7 @@ __all__ = [
     "BudgetSpent",
     "Chain",
     "Context",
+    "Lines",
     "Strategy",
     "Task",
     "Tim",
