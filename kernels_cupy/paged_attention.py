@@ -60,6 +60,9 @@ INSTANCES = tuple(
     for e, d in DECLARED
     for rows in sorted({NARROW, wide_rows(d)})
 )
+INSTANCES += tuple(
+    Instance("merge_parts", "merge_parts", {"ELEM": e, "HEAD_DIM": d}) for e, d in DECLARED
+)
 
 
 def paged_attention(
@@ -91,8 +94,7 @@ def merge_parts(q: Tensor, out: Tensor, plan: AttentionPlan) -> None:
         return
     _, heads, dim = q.shape
     count = plan.merge_tokens.shape[0]
-    defines = {"ELEM": elem(q.dtype), **settings(dim, NARROW, shared_limit(q.device))}
-    kernel("paged_attention", "merge_parts", q.device, **defines)(
+    kernel("merge_parts", "merge_parts", q.device, ELEM=elem(q.dtype), HEAD_DIM=dim)(
         LaunchPlan.warps(count * heads),
         *parts(q, plan), plan.merge_tokens, plan.merge_starts, out, i32(count), i32(heads),
     )  # fmt: skip

@@ -10,7 +10,10 @@ from kernels_cupy.errors import need
 from kernels_cupy.launch import Instance, LaunchPlan, i32, kernel
 from workbench.ops.contract import Sampled, SamplerRow
 
-INSTANCES = tuple(Instance("sample", "sample", {"VECTOR": v}) for v in (0, 1))
+INSTANCES = (
+    *(Instance("sample", "sample", {"VECTOR": v}) for v in (0, 1)),
+    *(Instance("sample_wide", "sample_wide", {"VECTOR": v}, hot=False) for v in (0, 1)),
+)
 SHARED = 2048 * 16 + 1024 * 4 + 512 + 1024  # struct Shared of sample.cu and room to spare
 TOP_N = 512  # at most
 
@@ -60,7 +63,7 @@ def draw(
             plan, logits, mask, settings, uniforms, token, logprob, entropy, top_ids, top_logprobs,
             state, facts, i32(vocabulary), i32(top_n),
         )  # fmt: skip
-        kernel("sample", "sample_wide", device, VECTOR=define)(
+        kernel("sample_wide", "sample_wide", device, VECTOR=define)(
             plan, logits, mask, settings, uniforms, token, logprob, top_ids, top_logprobs, state,
             facts, i32(vocabulary), i32(top_n),
         )  # fmt: skip

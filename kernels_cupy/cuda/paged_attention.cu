@@ -11,6 +11,9 @@
 // loop has no block barrier; loads run on over the borders of items, under the merges. Products are transposed: S^T = K Q^T and O^T = V^T P^T, entries or head_dim
 // in the 16 rows of the tensor-core tile and query rows (tokens x heads of the group) in its 8 columns,
 // so that few rows waste nothing.
+//
+// Long because loads, products and merges of one block share its ring, its cursor and its room: apart, each
+// would need the others' state spelled out.
 #ifndef ELEM  // 0 bfloat16, 1 float16; all set by kernels_cupy/paged_attention.py
 #define ELEM 0
 #endif
@@ -442,38 +445,4 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
         u += count;
     }
     copy_wait<0>();
-}
-
-// Results of a token's several items, merged in their order; one warp a (token, query head).
-// tokens [n], starts [n + 1] into the parts; reads parts * (D + 1) float32, writes D elements.
-extern "C" __global__ void __launch_bounds__(128)
-    merge_parts(const float* __restrict__ part, const float* __restrict__ part_lse, const int* __restrict__ tokens,
-                const int* __restrict__ starts, elem* __restrict__ out, int count, int heads) {
-    const int work = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (work >= count * heads) return;
-    const int n = work / heads, head = work % heads;
-    float o[HEAD_DIM / 32] = {}, top = NEVER, sum = 0.f;
-    for (int p = starts[n]; p < starts[n + 1]; p++) {
-        const float lse = part_lse[i64(p) * heads + head];
-        const float higher = fmaxf(top, lse), base = higher == NEVER ? 0.f : higher;
-        const float old = exp2_fast(top - base), fresh = exp2_fast(lse - base);
-        sum = sum * old + fresh, top = higher;
-        const float* from = part + (i64(p) * heads + head) * HEAD_DIM;
-#pragma unroll
-        for (int i = 0; i < HEAD_DIM / 64; i++) {
-            const float2 x = *reinterpret_cast<const float2*>(from + 64 * i + 2 * lane);
-            o[2 * i] = o[2 * i] * old + x.x * fresh, o[2 * i + 1] = o[2 * i + 1] * old + x.y * fresh;
-        }
-#if HEAD_DIM % 64  // 96: the last 32 elements, one a lane
-        o[HEAD_DIM / 32 - 1] = o[HEAD_DIM / 32 - 1] * old + from[HEAD_DIM / 64 * 64 + lane] * fresh;
-#endif
-    }
-    const float inverse = sum > 0.f ? 1.f / sum : 0.f;
-    elem* to = out + (i64(tokens[n]) * heads + head) * HEAD_DIM;
-#pragma unroll
-    for (int i = 0; i < HEAD_DIM / 64; i++)
-        store_pair(to + 64 * i + 2 * lane, pack_halves(o[2 * i] * inverse, o[2 * i + 1] * inverse));
-#if HEAD_DIM % 64
-    to[HEAD_DIM / 64 * 64 + lane] = elem(pack_halves(o[HEAD_DIM / 32 - 1] * inverse, 0.f));
-#endif
 }
