@@ -8,11 +8,12 @@ from workbench.forward import Override
 from workbench.model import Model, load_model
 
 TEXT = (
-    "The history of the steam engine is longer than most people think. In the first century, Hero of "
-    "Alexandria described a hollow sphere that turned when steam escaped from two bent tubes. It did "
-    "no useful work, and for more than fifteen hundred years nobody built anything better. Then, in "
-    "1698, Thomas Savery patented a pump that used the pressure of steam and the vacuum left when it "
-    "cooled to raise water out of mines. Thomas Newcomen made a safer machine in 1712."
+    "The history of the steam engine is longer than most people think. In the first century, "
+    "Hero of Alexandria described a hollow sphere that turned when steam escaped from two "
+    "bent tubes. It did no useful work, and for more than fifteen hundred years nobody built "
+    "anything better. Then, in 1698, Thomas Savery patented a pump that used the pressure of "
+    "steam and the vacuum left when it cooled to raise water out of mines. Thomas Newcomen "
+    "made a safer machine in 1712."
 )
 PILOT = "tim-smollm2"
 
