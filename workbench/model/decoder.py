@@ -109,6 +109,8 @@ class Decoder:
             return f"vectors must be [N, {s.width}], got {list(batch.vectors.shape)}"
         if any(not -1 <= layer < s.layers for layer in batch.hidden_layers):
             return f"hidden_layers must lie in -1 to {s.layers - 1}, got {batch.hidden_layers}"
+        if any(batch.attached) and any(s.sliding):  # nobody says how far back others stand
+            return "attach is not served on a net with sliding windows; take one without"
         return None
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ def make(family: str, level: int, seed: int) -> Problem:
 
 
 def closed_lists(text: str) -> list[tuple[int, int, int]]:
-    """Contents of every subtask list and the brace that closes its owner, by walking the JSON text."""
+    """Every subtask list's contents and its owner's closing brace, by walking the JSON text."""
     found, open_braces, owned = [], [], {}
     inside = False
     for i, c in enumerate(text):
