@@ -52,17 +52,26 @@ class Node:
     def open(self) -> bool:
         return self.last is None
 
+    @property
+    def finished(self) -> tuple[int, int] | None:
+        """Contents of its subtask list; while that is being written, the subtasks before the
+        newest, which goes on in the place of the first."""
+        if self.span is not None:
+            return self.span
+        own = [child for child in self.children if child.seq == self.seq]
+        return (own[0].first, own[-1].first) if len(own) > 1 else None
+
     def unpinned(self) -> list[tuple[int, int]]:
-        """The contents of its subtask list without the pinned nodes in it: what a prune may
+        """What is finished of its subtask list without the pinned nodes in it: what a prune may
         remove."""
         node: Node | None = self
         while node is not None:
             if node.pinned:
                 return []
             node = node.parent
-        if self.span is None:
+        if self.finished is None:
             return []
-        start, stop = self.span
+        start, stop = self.finished
         spans = []
         for first, last in sorted(self._pinned_below()):
             spans.append((start, first))

@@ -47,17 +47,13 @@ class Obey:
     async def _prune(self, command: PruneNode) -> Mapping[str, Any]:
         ctx, node = self._node(command.node)
         branch = self._branch(node.seq)[2]
-        if node.open and node.span is None:
-            raise Refused(
-                f"node {node.path!r} is still open; its list can be pruned once it is closed"
-            )
-        if node.span is None:
-            raise Refused(f"node {node.path!r} has no subtask list; prune one that has")
+        if node.finished is None:
+            raise Refused(_nothing_finished(node))
         spans = node.unpinned()
-        start, stop = node.span
+        start, stop = node.finished
         resident = [i for i in branch.resident if start <= i < stop]
         if not resident:
-            raise Refused(f"the list of node {node.path!r} has left memory already")
+            raise Refused(f"what is finished of node {node.path!r} has left memory already")
         if not any(a <= i < b for i in resident for a, b in spans):
             raise Refused(f"node {node.path!r} is pinned; unpin it first")
         report = await ctx.prune(branch, spans, mode=command.mode, node=node.id, cause="command")
@@ -184,6 +180,17 @@ class Obey:
                     )
                 return run, ctx, branch
         raise Refused(f"there is no branch {seq}")
+
+
+def _nothing_finished(node: Node) -> str:
+    if not node.open:
+        return f"node {node.path!r} has no subtask list; prune one that has"
+    if not node.children:
+        return f"node {node.path!r} is still open and has no subtasks yet; prune one that has"
+    return (
+        f"{node.children[-1].path!r}, the only subtask of node {node.path!r}, is still open;"
+        " its conclusion has to be written first"
+    )
 
 
 def _other(strategy: Strategy, temperature: float | None) -> Strategy:

@@ -47,20 +47,25 @@ export function stateOf(run, node, s) {
 }
 
 /**
- * What pruning a node's subtask list would do at step s. Derived: counts of tokens are exact, pages assume
- * that survivors are packed. `why` says why there is nothing to prune.
+ * What pruning a node's subtask list would do at step s; of a list that is being written, the subtasks before the
+ * newest leave. Derived: counts of tokens are exact, pages assume that survivors are packed. `why` says why there
+ * is nothing to prune.
  * @param {Run} run
  */
 export function pruneEffect(run, node, s) {
   const { nodes, prunes } = run.tables;
-  const first = nodes.list_first[node];
-  if (node < 0 || first === undefined) return { removed: 0, why: "Nothing is selected." };
-  if (nodes.pruned[node] <= s) return { removed: 0, why: "Its subtasks have left memory already." };
-  if (run.children[node].length === 0) return { removed: 0, why: "It has no subtasks." };
-  const open = first === NEVER || nodes.list_last[node] === NEVER;
-  const from = first === NEVER ? nodes.first[run.children[node][0]] : first;
-  const to = open ? run.tokenCount : nodes.list_last[node];
+  const none = (why) => ({ removed: 0, why });
+  if (node < 0 || nodes.list_first[node] === undefined) return none("Nothing is selected.");
   const branch = nodes.branch[node];
+  const children = run.children[node].filter((c) => nodes.branch[c] === branch && nodes.opened[c] <= s);
+  if (!children.length) return none("It has no subtasks.");
+  const last = children.at(-1);
+  const open = nodes.list_first[node] === NEVER || nodes.list_last[node] === NEVER || nodes.closed[last] > s;
+  if (open && children.length === 1) return none(`${nodes.path.get(last) || run.name(last)} is still open: its conclusion has not been written.`);
+  if ([node, ...run.ancestors(node)].some((i) => nodes.pinned[i])) return none("It is pinned.");
+  const from = open ? nodes.first[children[0]] : nodes.list_first[node];
+  const to = open ? nodes.first[last] : nodes.list_last[node];
+  const kept = run.pinnedFlags();
   const { segs } = run;
   let [removed, behind, total] = [0, 0, 0];
   for (let i = 0; i < segs.n; i++) {
@@ -69,15 +74,10 @@ export function pruneEffect(run, node, s) {
     if (!n) continue;
     total += n;
     const r = run.order[segs.o0[i]];
-    if (r >= from && r < to) removed += n;
-    else if (r >= to) behind += n;
+    if (r >= from && r < to && !kept[segs.node[i]]) removed += n;
+    else if (removed) behind += n;
   }
-  if (!removed) return { removed: 0, why: "No subtasks in memory here." };
-  if (run.children[node].some((c) => nodes.opened[c] <= s && nodes.closed[c] > s) || (open && nodes.closed[node] > s)) {
-    const child = run.children[node].find((c) => nodes.closed[c] > s);
-    const name = child === undefined ? run.name(node) : nodes.path.get(child) || run.name(child);
-    return { removed: 0, why: `${name} is still open: its conclusion has not been written.` };
-  }
+  if (!removed) return none(nodes.pruned[node] <= s ? "Its subtasks have left memory already." : "No subtasks in memory here.");
   const size = run.meta.page_size || 16;
   const rotate = prunes.n > 0 && prunes.mode.get(prunes.n - 1) === "rotate";
   const pages = Math.ceil(total / size) - Math.ceil((total - removed) / size);

@@ -81,7 +81,7 @@ export class Run {
     const { nodes, tokens } = this.tables;
     const n = nodes.n;
     this.own = new Uint32Array(n); // tokens of the node itself
-    this.gone = new Uint32Array(n).fill(NEVER); // step at which a list around the node left memory
+    this.gone = new Uint32Array(n).fill(NEVER); // step at which the node left memory with a list around it
     /** @type {number[][]} segments of each node, in order */
     this.nodeSegs = Array.from({ length: n }, () => []);
     for (let i = 0; i < this.segs.n; i++) {
@@ -99,13 +99,35 @@ export class Run {
     for (let i = 0; i < n; i++) {
       const p = nodes.parent[i];
       if (p < 0) this.roots.push(i);
-      else {
-        this.children[p].push(i);
-        this.gone[i] = Math.min(this.gone[p], nodes.pruned[p]);
-      }
+      else this.children[p].push(i);
       this.maxDepth = Math.max(this.maxDepth, nodes.depth[i]);
     }
+    this.markGone();
     this.tokenCount = tokens.n;
+  }
+
+  /** A prune takes those children whose first token it took, and what is below them but for pinned nodes. */
+  markGone() {
+    const { nodes, prunes } = this.tables;
+    const { gone } = this;
+    for (let i = 0; i < prunes.n; i++) {
+      const [from, to] = [prunes.first[i], prunes.last[i]];
+      for (const c of this.children[prunes.node[i]] ?? []) {
+        if (nodes.first[c] >= from && nodes.first[c] < to) gone[c] = Math.min(gone[c], prunes.step[i]);
+      }
+    }
+    for (let i = 0; i < nodes.n; i++) {
+      const p = nodes.parent[i];
+      if (p >= 0 && !nodes.pinned[i]) gone[i] = Math.min(gone[i], gone[p]);
+    }
+  }
+
+  /** Flags over nodes: pinned, or below one that is. @returns {Uint8Array} */
+  pinnedFlags() {
+    const { nodes } = this.tables;
+    const flags = new Uint8Array(nodes.n);
+    for (let i = 0; i < nodes.n; i++) flags[i] = nodes.pinned[i] || (nodes.parent[i] >= 0 && flags[nodes.parent[i]]) ? 1 : 0;
+    return flags;
   }
 
   /** Segments of a branch that no bar shows: of its roots, of no node, or of another branch's nodes. */
