@@ -162,14 +162,22 @@ def _shrink(code: Code, x: Value, n: Value, a: Value, rank: Value, out: Value) -
 def _expand(
     code: Code, small: Value, tile: Value, first: Value, stop: Value, scale: Value, out: Value
 ) -> None:
-    """out[0:16] += scale * small[first:stop] . tile, with `tile` bf16 [stop - first, 16]."""
+    """out[0:16] += scale * small[first:stop] . tile, with `tile` bf16
+    [stop - first, 16]; both are multiples of four."""
     b = code.b
-    total = code.var(VF, code.const(VF, 0.0))
-    with code.loop(first, stop) as r:
-        each = code.splat(code.load(small, b.mul(r, I64(4)), F32), VF)
+    sums = [code.var(VF, code.const(VF, 0.0)) for _ in range(4)]
+    with code.loop(first, stop, 4) as r:
         line = b.mul(b.sub(r, first), I64(32))
-        total.set(code.fma(each, _bf16(code, tile, line), total.get()))
-    code.store(code.fma(total.get(), code.splat(scale, VF), code.load(out, 0, VF)), out, 0)
+        from_ = code.at(small, b.mul(r, I64(4)))
+        code.prefetch(tile, b.add(line, I64(1024)))
+        code.prefetch(tile, b.add(line, I64(1088)))
+        for j, total in enumerate(sums):
+            each = code.splat(code.load(from_, 4 * j, F32), VF)
+            row = _bf16(code, tile, b.add(line, I64(32 * j)))
+            total.set(code.fma(each, row, total.get()))
+    halves = [b.fadd(sums[j].get(), sums[j + 2].get()) for j in range(2)]
+    by = code.splat(scale, VF)
+    code.store(code.fma(b.fadd(*halves), by, code.load(out, 0, VF)), out, 0)
 
 
 def embed(form: Form) -> Kernel:
