@@ -38,7 +38,9 @@ CATALOGUE: Mapping[str, Entry] = {
 }
 
 # adapters that come with the package: name -> folder beside this file
-ADAPTERS: Mapping[str, str] = {"tim-smollm2": "adapters/tim-pilot"}
+ADAPTERS: Mapping[str, str] = {
+    name: f"adapters/{name}" for name in ("tim-smollm2", "cot-smollm2", "tim-pilot")
+}
 
 
 def adapter_path(name: str) -> Path:

@@ -18,7 +18,7 @@ from workbench.reasoning.tree import Node
 from workbench.tools.contract import Outcome, compact, failure
 from workbench.words import Field, Finish, NodeKind, Origin, PruneMode
 
-PILOT = "tim-smollm2"
+SHIPPED = "tim-smollm2"
 INSTRUCTIONS = (
     'Think as JSON: {"reasoning":[TASK,...],"answer":"..."}. A TASK has "thought", then "tooluse"'
     ' {"tool_name","parameters","tool_result"} or "subtasks" [TASK,...] where useful,'
@@ -38,9 +38,9 @@ class Tim(Strategy):
     mode: Literal["reencode", "rotate"] = "reencode"
     trigger: Literal["owner_closed", "list_closed"] = "owner_closed"
     grammar: bool = True
-    adapter: str | None = PILOT
+    adapter: str | None = SHIPPED
     scale: float = 1.0
-    max_depth: int = 5
+    max_depth: int = 24
     max_tokens: int = 65_536
     max_text: int | None = 400  # tokens of one thought, conclusion or answer
     temperature: float = 0.0

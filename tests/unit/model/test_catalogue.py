@@ -80,7 +80,8 @@ def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         open_model("someone/net")
 
 
-def test_the_packaged_adapter_is_there() -> None:
-    folder = catalogue.adapter_path("tim-smollm2")
-    assert (folder / "adapter_model.safetensors").stat().st_size == 9_824_056
+@pytest.mark.parametrize("name", sorted(catalogue.ADAPTERS))
+def test_the_packaged_adapters_are_there(name: str) -> None:
+    folder = catalogue.adapter_path(name)
+    assert (folder / "adapter_model.safetensors").stat().st_size < 10_000_000
     assert (folder / "MODEL_CARD.md").exists()

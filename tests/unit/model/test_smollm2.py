@@ -104,11 +104,11 @@ def test_the_fast_forms_stay_near_fp32(weights: str, ours: Model, opened: Opened
 def test_the_packaged_adapter_equals_peft(ours: Model, theirs: Any) -> None:
     from peft import PeftModel
 
-    ours.load_adapter("tim-smollm2")
-    adapted = PeftModel.from_pretrained(theirs, catalogue.adapter_path("tim-smollm2")).eval()
+    ours.load_adapter("tim-pilot")
+    adapted = PeftModel.from_pretrained(theirs, catalogue.adapter_path("tim-pilot")).eval()
     ids = ours.tokenizer.chat(QUESTION) + ours.tokenizer.encode('{"thought":"3xx from 312: 4821')
     paged = Paged(ours, 16)
-    row = paged.row(ids, Override(adapter="tim-smollm2"))
+    row = paged.row(ids, Override(adapter="tim-pilot"))
     got = torch.cat([paged.step([(row, n)]).logits for n in (len(ids) - 2, 1, 1)])
     want = oracle(adapted, ids)
     plain = Paged(ours, 16).all_logits(ids, [len(ids)])

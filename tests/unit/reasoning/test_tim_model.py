@@ -44,10 +44,10 @@ def reencoded(problem: Problem, run: Run) -> int:
     return sum(node.last - node.span[1] - 1 for node in nodes if node.span and node.last)
 
 
-def check(session: Session, problem: Problem) -> None:
+def check(session: Session, problem: Problem, adapter: str = "tim-smollm2") -> None:
     before = {kind: len(list(session.trace.events(kind))) for kind in (RequestOpened, BranchOpened)}
     steps = len(list(session.trace.events(StepEnded)))
-    run = start(session, problem)
+    run = start(session, problem, adapter=adapter)
     result = run.wait(3600)
     assert written(run, problem) == problem.gold_ids
     assert result.answer == problem.answer and result.finish is Finish.STOP
@@ -68,8 +68,9 @@ def check(session: Session, problem: Problem) -> None:
     assert sum(s.decode for s in done) == problem.sampled - 1  # the end token is never run
 
 
-def test_a_chain_of_eight(session: Session) -> None:
-    check(session, of("chain", 8)[1])
+@pytest.mark.parametrize("adapter", ["tim-smollm2", "tim-pilot"])
+def test_a_chain_of_eight(session: Session, adapter: str) -> None:
+    check(session, of("chain", 8)[1], adapter)
 
 
 def test_eight_steps_side_by_side(session: Session) -> None:
