@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.unit.trace.synthetic import Simulator, TimRun, text_of
+from tests.unit.trace.simulator import Simulator, text_of
+from tests.unit.trace.synthetic import TimRun
 from tests.unit.trace.test_tables import program
 from workbench import events as ev
 from workbench.trace import Recorder, Tables

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.trace.synthetic import Simulator, text_of, tim_run
+from tests.unit.trace.simulator import Simulator, text_of
+from tests.unit.trace.synthetic import tim_run
 from workbench import events as ev
 from workbench.events import DetailDropped, Event, RunEnded, TokenKnown, TokenSampled
 from workbench.trace import Recorder, Trace

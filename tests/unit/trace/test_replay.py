@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.trace.synthetic import Simulator, text_of, tim_run
+from tests.unit.trace.simulator import Simulator, text_of
+from tests.unit.trace.synthetic import tim_run
 from tests.unit.trace.test_tables import program
 from workbench import events as ev
 from workbench.events import Event

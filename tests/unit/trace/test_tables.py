@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from tests.unit.trace.synthetic import Simulator, TimRun, tim_run
+from tests.unit.trace.simulator import Simulator
+from tests.unit.trace.synthetic import TimRun, tim_run
 from workbench import events as ev
 from workbench.trace import GOES_ON, NEVER, NOBODY, Delta, Tables
 from workbench.trace.build import TableBuilder
