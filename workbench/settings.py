@@ -63,7 +63,7 @@ def resolve(asked: Settings = Settings(), machine: Machine | None = None) -> Set
     backend, why = asked.backend, f"backend: {asked.backend} (asked for)"
     if backend == "auto":
         if not machine.cuda_devices:
-            backend, why = "cpu", "backend: cpu (no CUDA device found)"
+            backend, why = "cpu", "device: the CPU (no CUDA device found)"
         elif not machine.cupy:
             backend, why = "torch-cuda", "backend: torch-cuda (a CUDA device, but no CuPy)"
         else:

@@ -10,10 +10,17 @@ from workbench.cli.output import Verbs, emit
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb = verbs.add_parser("doctor", parents=[common], help="what this machine offers")
+    verb.add_argument(
+        "--warm", action="store_true", help="compile and pack now what a first run would wait for"
+    )
     verb.set_defaults(handler=run)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.warm:
+        from workbench.model.load import load_model
+
+        load_model()
     found = report()
     if args.json:
         emit(found)
@@ -31,15 +38,29 @@ def report() -> dict[str, Any]:
 
     cuda = torch.cuda.is_available()
     settings = resolve()
+    backend, reasons = settings.backend, list(settings.reasons)
+    if backend == "cpu":
+        backend, why = laptop_engine()
+        reasons.append(why)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cupy": cupy_version(),
         "device": torch.cuda.get_device_name() if cuda else processor(),
         "driver": driver() if cuda else None,
-        "backend": settings.backend,
-        "reasons": list(settings.reasons),
+        "backend": backend,
+        "reasons": reasons,
     }
+
+
+def laptop_engine() -> tuple[str, str]:
+    """What a quantised file meets on this CPU, and why."""
+    try:
+        from workbench.cpu import isa
+    except ImportError as error:
+        return "cpu", f"backend: cpu, torch for every file (numba is not here: {error})"
+    _, why = isa.choose()
+    return "numba", f"backend: numba for quantised files ({why}), torch for others"
 
 
 def cupy_version() -> str | None:
