@@ -232,7 +232,8 @@ class Tree:
                 # it holds its open tasks, which began in the shared part
                 node.kind = NodeKind.BRANCH
                 node.first = chain[1].first if len(chain) > 1 else at
-            above.children.append(node)
+                node.title = f"fork at token {at}"
+                above.children.append(node)
             self.nodes[node.id] = node
             self._tell(node)
             if node.title:

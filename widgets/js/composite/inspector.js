@@ -102,7 +102,7 @@ export class Inspector {
   drawNode(node) {
     const { run, ctx, theme, engine } = this.view;
     const { nodes } = run.tables;
-    const s = ctx.step;
+    const s = ctx.known;
     const up = run.ancestors(node).filter((a) => nodes.depth[a] > 0);
     this.crumbs.textContent = up.length ? up.map((a) => run.name(a)).join("  \u203a  ") : nodes.depth[node] ? "top level" : "the run";
     this.name.textContent = this.name.title = run.name(node);
@@ -124,7 +124,7 @@ export class Inspector {
     if (nodes.pruned[node] !== NEVER) rows.splice(4, 0, ["Subtasks left at", num(nodes.pruned[node])]);
     fillList(this.kv, rows);
     const effect = pruneEffect(run, node, s);
-    const now = s === run.n - 1;
+    const now = ctx.step === run.n - 1;
     this.acts.prune.disabled = !engine.here || !effect.removed || !now;
     this.acts.pin.disabled = this.acts.note.disabled = !engine.here;
     this.acts.pin.firstChild.textContent = nodes.pinned[node] ? "Unpin" : "Pin";

@@ -71,7 +71,10 @@ function cursor(g, view, x, w, h, ruler) {
   if (overview?.lane.axis) g.fillRect(overview.lane.axis.xEnd(ctx.step) - 0.75, overview.top, 1.5, overview.h);
   const memory = view.lane("memory");
   if (memory?.lane.view) {
-    const y = memory.top + memory.h * (1 - ctx.run.tables.steps.resident[ctx.step] / memory.lane.view.top);
+    const level = (v) => memory.top + memory.h * (1 - v / memory.lane.view.top);
+    const y = level(ctx.run.residentAt(ctx.step));
+    const { leaving } = ctx.run;
+    if (ctx.known > ctx.step) text(g, theme, num(-leaving), at - 7, (y + level(ctx.run.residentAt(ctx.step) + leaving)) / 2, { size: 10.5, weight: 600, colour: theme.ink, halo: theme.ground, align: "right" });
     g.fillStyle = css(theme.ground);
     g.strokeStyle = css(theme.cursor);
     g.lineWidth = 1.5;
@@ -186,13 +189,18 @@ function preview(g, view, x, w) {
   if (!memory?.lane.view || !p.removed) return;
   const y = memory.top + memory.h * (1 - p.after / memory.lane.view.top);
   const y0 = memory.top + memory.h * (1 - (p.after + p.removed) / memory.lane.view.top);
-  g.strokeStyle = css(theme.accent);
-  g.lineWidth = 2;
-  g.beginPath();
-  g.moveTo(x, y0 + 4);
-  g.lineTo(x, y);
-  g.lineTo(Math.min(w, x + 120), y);
-  g.stroke();
+  const end = x + 120 < w ? x + 120 : x - 120; // live, nothing lies beyond the cursor
+  const at = Math.min(w - 1, x);
+  g.strokeStyle = css(theme.ground);
+  g.lineWidth = 4.5;
+  for (let pass = 0; pass < 2; pass++) {
+    g.beginPath();
+    g.moveTo(at, y0 + 4);
+    g.lineTo(at, y);
+    g.lineTo(end, y);
+    g.stroke();
+    [g.strokeStyle, g.lineWidth] = [css(theme.accent), 2];
+  }
   const again = p.reencoded ? `; ${num(p.reencoded)} again` : p.rotated ? `; ${num(p.rotated)} turned` : "";
   const words = `${num(-p.removed)} tok, \u2248\u2009${num(-p.pages)} pages${again}`;
   g.font = `600 10.5px ${theme.ui}`;

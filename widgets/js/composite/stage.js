@@ -147,7 +147,7 @@ export class Stage {
     const members = node >= 0 && node < run.tables.nodes.n ? run.members(node) : null;
     const density = this.density ?? "normal";
     const token = (name, fallback) => (this.alone && ALONE[name]) || measure(density, name, fallback);
-    this.ctx = { run, axis, theme, folded, step: this.step, follow, live, members, token, stale: true };
+    this.ctx = { run, axis, theme, folded, step: this.step, known: run.known(this.step), follow, live, members, token, stale: true };
   }
 
   /** Rows of lanes for this width and these tables; sizes of all canvases. */
@@ -172,6 +172,7 @@ export class Stage {
     if (!first) return;
     for (const l of this.lanes) l.top = l.plot.getBoundingClientRect().top - box.top;
     this.plotSize = { width: Math.max(1, Math.floor(first.width)), height: Math.floor(box.height) };
+    el.facts.style.visibility = el.facts.clientWidth < 72 && el.facts.scrollWidth > el.facts.clientWidth ? "hidden" : ""; // a stub says nothing
     this.axis.w = this.plotSize.width;
     this.makeAxis();
     this.updateContext();

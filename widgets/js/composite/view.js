@@ -250,7 +250,7 @@ export class View extends Stage {
 
   /** Before an act, its effect. @param {number} node -1 takes the preview away */
   showPrune(node) {
-    const effect = node >= 0 ? pruneEffect(this.run, node, this.step) : null;
+    const effect = node >= 0 ? pruneEffect(this.run, node, this.ctx.known) : null;
     this.preview = effect?.removed ? { node, ...effect } : null;
     this.ask("step");
   }

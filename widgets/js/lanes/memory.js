@@ -90,15 +90,15 @@ export class MemoryLane {
 
   readout({ run, step }) {
     if (!run.n) return ["", ""];
-    const v = run.tables.steps.resident[step];
+    const v = run.residentAt(step);
     const limit = run.meta.limit || run.meta.window;
     return [`${num(v)}\u2009tok`, limit ? `${percent(v / limit)} of window` : ""];
   }
 
   describe({ run, step }) {
     if (!run.n) return "Memory: nothing yet.";
-    const { prunes, steps } = run.tables;
-    return `Memory over time: ${count(steps.resident[step], "token")} now, peak ${num(run.peak)} of a window of ${num(run.meta.limit || run.meta.window)}, ${count(prunes.n, "fold")}.`;
+    const { prunes } = run.tables;
+    return `Memory over time: ${count(run.residentAt(step), "token")} now, peak ${num(run.peak)} of a window of ${num(run.meta.limit || run.meta.window)}, ${count(prunes.n, "fold")}.`;
   }
 }
 

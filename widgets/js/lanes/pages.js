@@ -36,7 +36,7 @@ export class PagesNow {
     this.seq = run.tables.seq;
     const width = Math.max(120, this.el.clientWidth - 24);
     this.grid = gridFit(this.stays.length, width, ROOM);
-    this.cells = pagesAt(run, this.stays, ctx.step);
+    this.cells = pagesAt(run, this.stays, ctx.known);
     const { cell, columns, rows } = this.grid;
     const g = fit(this.canvas, columns * cell, Math.max(1, rows) * cell);
     const gone = this.view.preview ? this.doomed(this.view.preview) : null;
@@ -63,7 +63,7 @@ export class PagesNow {
     const { cell } = this.grid;
     const s = cell - (cell > 9 ? 3 : cell > 5 ? 2 : cell > 2 ? 1 : 0);
     const base = this.colour(pages.node[stay]);
-    const full = fillAt(run, stay, ctx.step);
+    const full = fillAt(run, stay, ctx.known);
     g.globalAlpha = ctx.members && !ctx.members[pages.node[stay]] && !ctx.members[pages.second[stay]] ? 0.22 : 1;
     g.fillStyle = css(mix(base, theme.ground, cell > 3 ? 0.24 : 1));
     g.fillRect(x, y, s, s);
@@ -115,7 +115,7 @@ export class PagesNow {
   /** What a prune would free (struck) and what it would encode again (dashed). @returns {Map<number, "free" | "again">} */
   doomed(preview) {
     const { run, ctx } = this.view;
-    const effect = pruneEffect(run, preview.node, ctx.step);
+    const effect = pruneEffect(run, preview.node, ctx.known);
     const members = run.members(preview.node);
     members[preview.node] = 0;
     const { pages } = run.tables;

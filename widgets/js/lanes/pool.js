@@ -175,11 +175,11 @@ export class PoolLane {
 
   readout({ run, step }) {
     if (!run.n) return ["", ""];
-    return [`${num(run.tables.steps.pages[step])} / ${num(run.meta.pages)}`, `pages of ${run.meta.page_size}`];
+    return [`${num(run.heldAt(step))} / ${num(run.meta.pages)}`, `pages of ${run.meta.page_size}`];
   }
 
   describe({ run, step }) {
     if (!run.n) return "Pool: nothing yet.";
-    return `Pages of the pool over time: ${num(run.tables.steps.pages[step])} of ${num(run.meta.pages)} held now.`;
+    return `Pages of the pool over time: ${num(run.heldAt(step))} of ${num(run.meta.pages)} held now.`;
   }
 }

@@ -19,7 +19,7 @@ export class TreeLane {
     const roomy = ctx.token("row", 24);
     this.layout = tracksOf(ctx.run, ctx.token("lane-tree", 260), roomy);
     this.rows = rowsOf(ctx.run, this.layout.tracks);
-    this.texts = this.layout.tracks.map((t) => joined(ctx.run, ctx.run.outside(t.branch)));
+    this.texts = this.layout.tracks.map((t) => joined(ctx.run, ctx.run.outside(t.branch, t.lift)));
     this.bars = null;
     return Math.max(this.layout.height, 2 * roomy) + TOP + 5;
   }
@@ -54,7 +54,7 @@ export class TreeLane {
     let [x0, x1] = [Math.min(at, was) - 4, Math.max(at, was) + 4];
     this.bars.forEach((bar, i) => {
       const i0 = nodes.first[bar.node];
-      states[i] = i0 >= now ? 2 : ctx.run.gone[bar.node] <= ctx.step ? 1 : 0;
+      states[i] = i0 >= now ? 2 : ctx.run.gone[bar.node] <= ctx.known ? 1 : 0;
       if (before?.[i] === states[i]) return;
       x0 = Math.min(x0, bar.x0 - 4);
       x1 = Math.max(x1, bar.x1 + 4);
@@ -148,11 +148,11 @@ export class TreeLane {
     if (future) {
       g.fillStyle = css(theme.pale(bar.owner));
       g.fillRect(x0, bar.y, wide - gap, band);
-      if (bar.depth === 1 && wide > 60 && band >= 12) text(g, theme, nodes.path.get(i), Math.max(0, x0) + 5, bar.y + band / 2 + 0.5, { colour: theme.ink3 });
+      if (bar.row === 1 && wide > 60 && band >= 12) text(g, theme, nodes.path.get(i), Math.max(0, x0) + 5, bar.y + band / 2 + 0.5, { colour: theme.ink3 });
       g.globalAlpha = 1;
       return;
     }
-    const pruned = run.gone[i] <= ctx.step;
+    const pruned = run.gone[i] <= ctx.known;
     const xn = Math.min(x1, axis.xRow(now)); // an open node is drawn up to now
     if (xn < x1 && !live) {
       g.fillStyle = css(theme.pale(bar.owner));
@@ -178,7 +178,7 @@ export class TreeLane {
     const x = Math.max(bar.x0, 0) + 5;
     const room = Math.min(end, w) - x - 5;
     if (room < 10) return;
-    const top = bar.depth === 1;
+    const top = bar.row === 1;
     const path = nodes.path.get(bar.node);
     const title = nodes.title.get(bar.node);
     const full = bar.many > 1 ? `${bar.many} nodes` : top || !title ? `${path}  ${title}`.trim() : title;
@@ -204,7 +204,7 @@ export class TreeLane {
     if (!bar) return null;
     if (bar.many > 1) return { node: bar.node, text: [`${bar.many} nodes, zoom in`] };
     const { run } = ctx;
-    return { node: bar.node, text: [run.name(bar.node), count(run.all[bar.node], "token"), stateOf(run, bar.node, ctx.step)] };
+    return { node: bar.node, text: [run.name(bar.node), count(run.all[bar.node], "token"), stateOf(run, bar.node, ctx.known)] };
   }
 
   readout({ run, step }) {
@@ -213,10 +213,10 @@ export class TreeLane {
     return [run.tables.nodes.path.get(node) || "top level", FIELD_NAMES[field] || "structure"];
   }
 
-  describe({ run, step }) {
+  describe({ run, step, known }) {
     const { nodes } = run.tables;
     let [held, gone] = [0, 0];
-    for (let i = 0; i < nodes.n; i++) if (nodes.opened[i] <= step) run.gone[i] <= step ? gone++ : held++;
+    for (let i = 0; i < nodes.n; i++) if (nodes.opened[i] <= step) run.gone[i] <= known ? gone++ : held++;
     return `Tree of ${count(nodes.n, "node")}, depth ${run.maxDepth}: ${num(held)} in memory, ${num(gone)} pruned now.`;
   }
 }

@@ -31,6 +31,17 @@ function linesOf(used) {
   return lines;
 }
 
+/** A fork's own root holds its open tasks: it gets no row, they stand in the first. Flags over branches. */
+function liftOf(run) {
+  const { branches, nodes } = run.tables;
+  const lift = new Uint8Array(Math.max(1, branches.n));
+  for (let i = 0; i < nodes.n; i++) {
+    const b = nodes.branch[i];
+    if (branches.parent?.[b] >= 0 && nodes.depth[i] === 2 && nodes.branch[nodes.parent[i]] === b) lift[b] = 1;
+  }
+  return lift;
+}
+
 /**
  * Tracks from top to bottom: one a branch that has tokens; a fork lies under what it left. Each has the place
  * `y`, and its own row, band and strip.
@@ -40,6 +51,7 @@ export function tracksOf(run, room, preferred) {
   const { branches, nodes } = run.tables;
   const depth = new Uint8Array(Math.max(1, branches.n));
   for (let i = 0; i < nodes.n; i++) depth[nodes.branch[i]] = Math.max(depth[nodes.branch[i]], nodes.depth[i]);
+  const lift = liftOf(run);
   const used = [];
   for (let b = 0; b < Math.max(1, branches.n); b++) {
     const [o0, o1] = [run.branchStart[b] ?? 0, run.branchStart[b + 1] ?? 0];
@@ -47,7 +59,7 @@ export function tracksOf(run, room, preferred) {
     const parent = branches.n ? branches.parent[b] : -1;
     const at = branches.n ? branches.at[b] : NEVER;
     const first = run.order[o0] ?? 0;
-    used.push({ branch: b, rows: Math.max(1, depth[b]), parent, at, from: Math.min(first, at), to: (run.order[o1 - 1] ?? 0) + 1 });
+    used.push({ branch: b, rows: Math.max(1, depth[b] - lift[b]), lift: lift[b], own: run.order[o0] ?? 0, parent, at, from: Math.min(first, at), to: (run.order[o1 - 1] ?? 0) + 1 });
   }
   const lines = linesOf(used);
   const [tree, line] = sizesFor(lines.map((l) => l.rows), room, preferred);
@@ -68,7 +80,7 @@ export function rowsOf(run, tracks) {
   const rows = new Map();
   for (let i = 0; i < nodes.n; i++) {
     const track = byBranch.get(nodes.branch[i]);
-    if (track === undefined || nodes.depth[i] === 0) continue;
+    if (track === undefined || nodes.depth[i] <= tracks[track].lift) continue;
     const key = `${track} ${nodes.depth[i]}`;
     if (!rows.has(key)) rows.set(key, { track, depth: nodes.depth[i], list: [] });
     rows.get(key).list.push(i);
@@ -86,11 +98,13 @@ export function treeBars(run, axis, layout, rows, folded = new Set()) {
   const out = [];
   for (const { track, depth, list } of rows) {
     const t = layout.tracks[track];
-    const y = t.y + (depth - 1) * t.row;
+    const row = depth - t.lift;
+    const y = t.y + (row - 1) * t.row;
+    const from = t.parent < 0 ? -Infinity : axis.xRow(t.own); // what stands before is the parent's, a rail here
     let join = null;
     for (const i of list) {
       if (hidden?.[i]) continue;
-      const x0 = axis.xRow(nodes.first[i]);
+      const x0 = Math.max(from, axis.xRow(nodes.first[i]));
       const x1 = axis.xRow(run.lastRow(i));
       if (x1 < -2 || x0 > axis.w + 2) continue;
       if (x1 - x0 < NARROW) {
@@ -99,12 +113,12 @@ export function treeBars(run, axis, layout, rows, folded = new Set()) {
           join.many++;
           continue;
         }
-        join = { node: i, x0, x1, y, depth, t, owner: nodes.owner[i], many: 1 };
+        join = { node: i, x0, x1, y, depth, row, t, owner: nodes.owner[i], many: 1 };
         out.push(join);
         continue;
       }
       join = null;
-      out.push({ node: i, x0, x1, y, depth, t, owner: nodes.owner[i], many: 1 });
+      out.push({ node: i, x0, x1, y, depth, row, t, owner: nodes.owner[i], many: 1 });
     }
   }
   return out;

@@ -41,7 +41,7 @@ export function fieldStrip(g, w, { run, theme, axis }, bar, now, base) {
 }
 
 /** Rows of pixels, for more bars than can be drawn one by one; the hatch is laid by coordinate. */
-export function barPixels(g, w, h, bars, { run, theme, step, members, live }, now, top, scratch) {
+export function barPixels(g, w, h, bars, { run, theme, known, members, live }, now, top, scratch) {
   const d = ratio();
   const [W, H] = [Math.round(w * d), Math.round(h * d)];
   const out = new Uint32Array(W * H);
@@ -59,7 +59,7 @@ export function barPixels(g, w, h, bars, { run, theme, step, members, live }, no
   for (const bar of bars) {
     const future = nodes.first[bar.node] >= now;
     if (future && live) continue;
-    const kind = future ? 2 : run.gone[bar.node] <= step ? 1 : 0;
+    const kind = future ? 2 : run.gone[bar.node] <= known ? 1 : 0;
     const c = colour(bar.owner, kind, members && !members[bar.node] ? 1 : 0);
     const [x0, x1] = [Math.max(0, Math.round(bar.x0 * d)), Math.min(W, Math.max(Math.round(bar.x1 * d), Math.round(bar.x0 * d) + 1))];
     const [y0, y1] = [Math.round((bar.y + top) * d), Math.min(H, Math.round((bar.y + top + bar.t.band) * d))];

@@ -35,6 +35,31 @@ export class Run {
     this.orderTokens();
     this.cutSegments();
     this.linkNodes();
+    this.lookAhead();
+  }
+
+  /** Prunes told since the newest step: a paused engine has obeyed them, the step that shows them is to come. */
+  lookAhead() {
+    const { prunes } = this.tables;
+    [this.leaving, this.freeing] = [0, 0];
+    for (let i = prunes.n - 1; i >= 0 && prunes.step[i] >= this.n; i--) {
+      this.leaving += prunes.removed[i];
+      this.freeing += prunes.pages_freed[i];
+    }
+  }
+
+  /** The step whose facts hold at a cursor on step s. */
+  known(s) {
+    return this.leaving && s === this.n - 1 ? this.n : s;
+  }
+
+  /** Tokens in memory, and pages held, at a cursor on step s. */
+  residentAt(s) {
+    return this.tables.steps.resident[s] - (s === this.n - 1 ? this.leaving : 0);
+  }
+
+  heldAt(s) {
+    return this.tables.steps.pages[s] - (s === this.n - 1 ? this.freeing : 0);
   }
 
   /** Rows of `tokens` by branch, then by index: memory is stacked in this order. Identity for one branch. */
@@ -130,13 +155,13 @@ export class Run {
     return flags;
   }
 
-  /** Segments of a branch that no bar shows: of its roots, of no node, or of another branch's nodes. */
-  outside(branch) {
+  /** Segments of a branch that no bar shows: of nodes down to depth `top`, of no node, or of another branch's nodes. */
+  outside(branch, top = 0) {
     const { nodes } = this.tables;
     const out = [];
     for (let i = 0; i < this.segs.n; i++) {
       const node = this.segs.node[i];
-      if (this.segs.branch[i] === branch && (node < 0 || nodes.depth[node] === 0 || nodes.branch[node] !== branch)) out.push(i);
+      if (this.segs.branch[i] === branch && (node < 0 || nodes.depth[node] <= top || nodes.branch[node] !== branch)) out.push(i);
     }
     return out;
   }
