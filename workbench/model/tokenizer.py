@@ -61,7 +61,8 @@ class ModelTokenizer:
     @cached_property
     def _bytes(self) -> list[bytes]:
         added = self._tokenizer.get_added_tokens_decoder()
-        level = '"ByteLevel"' in self._tokenizer.decoder.__getstate__().decode()
+        decoder = self._tokenizer.decoder  # None: tokens are the text
+        level = decoder is not None and '"ByteLevel"' in decoder.__getstate__().decode()
         plain = _byte_of_character() if level else None
         return [
             b"" if (text := self._tokenizer.id_to_token(index)) is None
