@@ -61,8 +61,8 @@ $(VENV)/.lab: $(VENV)/.base
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	@echo "installing what the tests need"
-	$(PIP) -e '.[lab,app,test]'
+	@echo "installing what the tests need (CuPy and NVRTC too: kernels are compiled without a GPU)"
+	$(PIP) -e '.[lab,app,test,cuda13]'
 	@touch $@
 
 chromium:
