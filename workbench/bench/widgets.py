@@ -14,6 +14,7 @@ from typing import Any
 
 from widgets.bench import measure, percentile
 from widgets.page import render_page
+from workbench.bench import live
 from workbench.bench.rows import Row
 from workbench.trace.columns import Tables
 from workbench.trace.recorder import Recorder
@@ -44,6 +45,10 @@ def made_up(tokens: int) -> Tables:
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Part "live": pauses of a running engine. Else, redraws of recorded runs."""
+    if args.part == "live":
+        yield from live.rows(args)
+        return
     pages = {f"made-up, {TOKENS} tokens": made_up(TOKENS)}
     if TRACE.exists():
         pages["the demo's run"] = Trace.open(TRACE).tables()

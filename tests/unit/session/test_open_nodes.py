@@ -1,4 +1,4 @@
-"""Commands on what is still being written: a list's finished part leaves, a fork goes on by name."""
+"""Commands on what is still being written: a list's finished part leaves, a fork counts on."""
 
 import json
 import time
@@ -82,13 +82,13 @@ def test_an_open_node_with_nothing_finished_says_what_it_waits_for(session: Sess
         )
 
     run, node = run_until(session, only_child)
-    with pytest.raises(Refused, match="only subtask.*still open"):
+    with pytest.raises(Refused, match=r"only subtask.*still open"):
         run.prune(node.path)
     run.cancel()
 
 
 def test_a_fork_counts_its_tasks_on_from_those_it_shares(session: Session) -> None:
-    run, node = run_until(session, growing)
+    run, _ = run_until(session, growing)
     branch = next(iter(run.contexts[0].branches.values()))
     fork = run.fork(len(branch.tokens), seed=5)
     run.resume()

@@ -71,6 +71,7 @@ export function makeActs(view) {
     },
     fork(row, rank, id) {
       const index = view.run.tables.tokens.index[row];
+      view.el.over.focus({ preventScroll: true }); // the button goes with the next frame
       return send("fork", { row, rank, token: id }, `run.fork(${index}, rank=${rank})`);
     },
   };

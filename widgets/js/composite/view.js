@@ -9,6 +9,8 @@ import { listen } from "./input.js";
 import { toggleKeys, toggleOutline } from "./panels.js";
 import { Stage } from "./stage.js";
 
+const WAITING = 0.2; // s from which a tool counts as waited for
+
 export class View extends Stage {
   constructor(host, options, signal) {
     super(host, options, signal);
@@ -58,11 +60,12 @@ export class View extends Stage {
 
   /** Live: pause or go on. Replay: play the run in about twenty seconds. */
   play() {
-    if (this.run.meta.live && !this.done && this.engine.here && this.ctx.follow) return this.acts[this.paused ? "resume" : "pause"]();
+    const newest = this.step >= this.run.n - 1; // not the context's word: a frame may not have passed since the cursor moved
+    if (!this.playing && this.run.meta.live && !this.done && this.engine.here && newest) return this.acts[this.paused ? "resume" : "pause"]();
     if (this.playing) {
       clearInterval(this.playing);
       this.playing = 0;
-      this.finishSeek();
+      newest ? this.toEnd() : this.finishSeek();
     } else {
       if (this.step >= this.run.n - 1) this.seek(0);
       const { t, dt } = this.tables.steps;
@@ -104,7 +107,8 @@ export class View extends Stage {
     for (let i = nodes.n - 1; i >= Math.max(0, nodes.n - 8); i--) {
       if (nodes.called[i] === NEVER || nodes.tool_seconds[i] > 0 || nodes.closed[i] !== NEVER) continue;
       const since = steps.t[this.run.n - 1] + steps.dt[this.run.n - 1];
-      return { tool: nodes.tool.get(i), seconds: Math.max(0, (this.run.meta.now ?? since) - since) };
+      const seconds = (this.run.meta.now ?? since) - since;
+      if (seconds >= WAITING) return { tool: nodes.tool.get(i), seconds };
     }
     return null;
   }
