@@ -6,7 +6,7 @@ import time
 from statistics import mean
 from typing import Any
 
-from workbench.cli.output import Progress, Verbs, emit, pairs, table
+from workbench.cli.output import Failure, Progress, Verbs, emit, pairs, table
 from workbench.cli.run import engine_options, open_session
 from workbench.cli.toolbox import tools_of
 
@@ -29,6 +29,9 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    for name in ("n", "seeds"):
+        if getattr(args, name) < 1:
+            raise Failure(f"--{name}: at least 1 was wanted, {getattr(args, name)} came")
     session = open_session(args, None)
     rows: list[dict[str, Any]] = []
     total: list[dict[str, Any]] = []

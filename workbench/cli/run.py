@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.cli.output import Failure, Progress, Verbs, emit, log, pairs
 from workbench.cli.toolbox import tools_of
+from workbench.cli.trace import existing
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -43,6 +44,10 @@ def engine_options(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if (args.prompt is None) == (args.resume is None):
         raise Failure("either a prompt or --resume TRACE was wanted; `-` reads from standard input")
+    if args.report and not (args.trace or args.resume):
+        raise Failure("--report needs a recorded run; add --trace F")
+    if args.resume:
+        existing(args.resume)
     prompt = sys.stdin.read().strip() if args.prompt == "-" else args.prompt
     tools = tools_of(args.tools)
     budget, params = pairs(args.budget, "--budget"), pairs(args.param, "--param")
@@ -73,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(result.answer)
         log(summary(found))
+    if found["finish"] == "error":
+        raise Failure(f"the run ended by an error: {result.error}")
 
 
 def open_session(args: argparse.Namespace, trace: Path | None) -> Any:
@@ -85,6 +92,7 @@ def open_session(args: argparse.Namespace, trace: Path | None) -> Any:
         model=args.model,
         backend=args.backend,
         weights=args.weights,
+        dtype=args.dtype,
         pages=args.pages,
         page_size=args.page_size,
         window=args.window,
@@ -123,8 +131,7 @@ def finish(result: Any, trace: Path | None, report: Path | None) -> dict[str, An
     found["trace"] = str(trace) if trace else None
     found["report"] = None
     if report is not None:
-        if trace is None:
-            raise Failure("--report needs a recorded run; add --trace F")
+        assert trace is not None, "a report is made of a trace"
         from workbench.trace.export import export
 
         report.parent.mkdir(parents=True, exist_ok=True)

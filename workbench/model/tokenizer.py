@@ -73,12 +73,13 @@ class ModelTokenizer:
         ]  # fmt: skip
 
     def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
-        """Ids of a conversation by the checkpoint's own template. Raises ModelError without one."""
+        """Ids of a conversation by the checkpoint's own template; of its bare texts, a blank line
+        between them, where a base model has none. Raises ModelError where it refuses them."""
         return self.encode(self.chat_text(messages, add_generation_prompt))
 
     def chat_text(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         if self._template is None:
-            raise ModelError("this model has no chat template; give a plain prompt")
+            return "\n\n".join(message["content"] for message in messages)
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 

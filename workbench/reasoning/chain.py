@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from workbench.engine.protocols import Sampler, Until, Verdict
 from workbench.reasoning.answers import extract_answer
 from workbench.reasoning.segments import StepTracker
-from workbench.reasoning.strategy import Answer, Context, Strategy, Task, register
+from workbench.reasoning.strategy import Answer, Context, Strategy, Task, at_least, register
 from workbench.reasoning.tree import Node
 from workbench.words import Field, Finish, NodeKind
 
@@ -24,6 +24,9 @@ class Chain(Strategy):
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "max_tokens")
 
     async def run(self, ctx: Context, task: Task) -> Answer:
         ids = prompt_ids(ctx, task, self.instruction)

@@ -241,5 +241,19 @@ def _read(value: Any, hint: Any, where: str) -> Any:
                     return option(value)
             except (TypeError, ValueError):
                 continue
-    names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    names = " or ".join(_shown(option) for option in options)
     raise UnknownStrategy(f"{where}: {names} is wanted, {value!r} came")
+
+
+def _shown(option: Any) -> str:
+    if typing.get_origin(option) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(option)))
+    return "none" if option is type(None) else str(getattr(option, "__name__", option))
+
+
+def at_least(least: int, strategy: Strategy, *names: str) -> None:
+    """Raise ValueError where one of these parameters is a smaller number."""
+    for name in names:
+        value = getattr(strategy, name)
+        if value is not None and value < least:
+            raise ValueError(f"{strategy.name}.{name}: at least {least} is wanted, {value} came")

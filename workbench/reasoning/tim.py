@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from workbench.engine.protocols import Matcher, Sampler, Stop, Until, Verdict
-from workbench.reasoning.strategy import Answer, Context, Strategy, Task, register
+from workbench.reasoning.strategy import Answer, Context, Strategy, Task, at_least, register
 from workbench.reasoning.tracker import Progress, TreeTextError, TreeTracker
 from workbench.reasoning.tree import Node
 from workbench.tools.contract import Outcome, compact, failure
@@ -47,6 +47,10 @@ class Tim(Strategy):
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "threshold")
+        at_least(1, self, "max_depth", "max_tokens", "max_text")
 
     async def run(self, ctx: Context, task: Task) -> Answer:
         adapter = self.adapter if self.adapter and ctx.has_adapter(self.adapter) else None

@@ -9,7 +9,7 @@ from workbench.engine.protocols import Sampler, Until
 from workbench.reasoning.answers import extract_answer
 from workbench.reasoning.chain import follow, open_root, prompt_ids
 from workbench.reasoning.segments import StepTracker
-from workbench.reasoning.strategy import Answer, Context, Strategy, Task, register
+from workbench.reasoning.strategy import Answer, Context, Strategy, Task, at_least, register
 from workbench.words import Finish, NodeKind
 
 
@@ -28,9 +28,10 @@ class Vote(Strategy):
     top_p: float = 0.95
     min_p: float = 0.0
 
+    def __post_init__(self) -> None:
+        at_least(1, self, "n", "max_tokens")
+
     async def run(self, ctx: Context, task: Task) -> Answer:
-        if self.n < 1:
-            raise ValueError(f"vote.n: at least one voter is wanted, {self.n} came")
         ids = prompt_ids(ctx, task, self.instruction)
         trunk = await ctx.open(ids)
         root = open_root(ctx, task, trunk, len(ids))

@@ -321,7 +321,10 @@ def make_budget(limits: Mapping[str, Any]) -> Budget:
             raise ValueError(f"budget {name!r} is not known; known: {', '.join(known)}")
         if value is None:
             continue
-        number = float(value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"budget {name}: a number is wanted, {value!r} came") from None
         if number <= 0:
             raise ValueError(f"budget {name}: more than 0 is wanted, {value} came")
         values[name] = number if name == "seconds" else int(number)

@@ -42,7 +42,7 @@ def test_texts_are_read_as_the_fields_type(
         ("tmi", {}, "did you mean tim"),
         ("xyz", {}, "known: chain"),
         ("tim", {"treshold": 1}, "did you mean threshold"),
-        ("tim", {"threshold": "x"}, "tim.threshold: int or NoneType is wanted, 'x' came"),
+        ("tim", {"threshold": "x"}, "tim.threshold: int or none is wanted, 'x' came"),
         ("tim", {"threshold": 1.5}, "1.5 came"),
         ("tim", {"mode": "both"}, "'both' came"),
         ("tim", {"grammar": 3}, "bool is wanted, 3 came"),
