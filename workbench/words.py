@@ -97,7 +97,3 @@ class Provenance(StrEnum):
 
     MEASURED = "measured"
     DERIVED = "derived"
-
-
-# in columns of numbers, where a column cannot be empty; never an outcome of a call
-NO_NODE = NodeId(-1)

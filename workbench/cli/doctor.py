@@ -35,6 +35,7 @@ def report() -> dict[str, Any]:
     import torch
 
     from workbench.settings import resolve
+    from workbench.tools.sandbox import guarantees
 
     cuda = torch.cuda.is_available()
     settings = resolve()
@@ -42,6 +43,7 @@ def report() -> dict[str, Any]:
     if backend == "cpu":
         backend, why = laptop_engine()
         reasons.append(why)
+    reasons += [f"sandbox: {what}" for what in guarantees()]
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

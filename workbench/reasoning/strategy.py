@@ -29,7 +29,7 @@ from workbench.engine.protocols import (
 )
 from workbench.reasoning.tree import Node, Tree
 from workbench.tools.contract import Outcome, Tool
-from workbench.words import Finish, NodeId, Origin, PruneMode, SeqId
+from workbench.words import Finish, NodeId, Origin, PruneMode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,19 +66,6 @@ class Budget:
 
 class BudgetSpent(Exception):
     """A budget is used up; the run ends with `Finish.BUDGET` unless the strategy catches it."""
-
-
-class BranchView(Protocol):
-    """The part of the engine's branch handle that strategies read."""
-
-    @property
-    def seq(self) -> SeqId: ...
-    @property
-    def tokens(self) -> Sequence[int]: ...
-    @property
-    def resident(self) -> Sequence[int]: ...
-    @property
-    def length(self) -> int: ...
 
 
 class Context(Protocol):

@@ -115,8 +115,3 @@ def pruned_view(prompt: Sequence[int], gold: Gold, threshold: int | None, gap: i
                 write(s, NO_TARGET)
             write(behind[-1], target_of(behind[-1]))
     return View(*(np.array(column, np.int32) for column in (ids, positions, dead, targets)))
-
-
-def plain_view(prompt: Sequence[int], gold: Gold, gap: int = 0) -> View:
-    """A document of which nothing is pruned: flat text, or a tree at threshold infinity."""
-    return pruned_view(prompt, gold, None, gap)
