@@ -1,8 +1,6 @@
 """A run in JupyterLab: a cell opens it, real clicks drive it over a real comm."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +8,6 @@ import pytest
 from workbench.bench.lab import notebook, open_and_run
 
 pytestmark = pytest.mark.browser
-ROOT = Path(__file__).parents[2]
 
 OPEN = "from tests.browser.scripted import session, start\nwb = session()"
 SHOW = "run = start(wb)\nrun.show()"
@@ -20,15 +17,8 @@ CANCEL = "run.cancel(); run.wait(20).finish"
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("jupyterlab")
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
-    try:
-        with notebook(tmp_path_factory.mktemp("lab"), [OPEN, SHOW, CANCEL]) as found:
-            yield found
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+    with notebook(tmp_path_factory.mktemp("lab"), [OPEN, SHOW, CANCEL]) as found:
+        yield found
 
 
 @pytest.fixture

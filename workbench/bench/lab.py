@@ -16,6 +16,7 @@ from typing import Any
 
 STARTS_S = 60.0
 ENDS_S = 15.0
+ROOT = Path(__file__).parents[2]  # kernels import what this process imports
 PARTS = ("CONFIG", "RUNTIME", "DATA")  # Jupyter's folders: none of the person's own settings
 
 
@@ -34,6 +35,7 @@ def notebook(folder: Path, cells: Sequence[str]) -> Iterator[str]:
         "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     own = {f"JUPYTER_{part}_DIR": str(folder / ".jupyter" / part.lower()) for part in PARTS}
+    own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     log = folder / "lab.log"
     with log.open("w") as out:
         server = subprocess.Popen(
@@ -55,14 +57,18 @@ def notebook(folder: Path, cells: Sequence[str]) -> Iterator[str]:
 
 
 def open_and_run(page: Any, url: str, cells: int, timeout_s: float = 120) -> None:
-    """Open the notebook and run its first `cells` cells; returns once a view stands."""
+    """Open the notebook and run its first `cells` cells; returns once a view stands.
+    RuntimeError with the cell's words when one fails."""
     page.goto(url)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=1000 * timeout_s)
     page.wait_for_selector("text=/Python 3.*\\| Idle/", timeout=1000 * timeout_s)
     page.click(".jp-Notebook .jp-CodeCell .cm-content >> nth=0")
     for _ in range(cells):
         page.keyboard.press("Shift+Enter")
-    page.wait_for_selector(".wb-transport:not([hidden])", timeout=1000 * timeout_s)
+    wrong = ".jp-OutputArea [data-mime-type='application/vnd.jupyter.error']"
+    page.wait_for_selector(f".wb-transport:not([hidden]), {wrong}", timeout=1000 * timeout_s)
+    if page.locator(wrong).count():
+        raise RuntimeError(f"a view was wanted, a cell failed: {page.inner_text(wrong)[-500:]}")
     page.evaluate("document.querySelector('.wb').scrollIntoView()")
 
 
