@@ -1,5 +1,6 @@
 """Draws the next token of every row that has logits: one call of the backend's `sample` a step."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -72,9 +73,17 @@ def draw(sample: Sample, jobs: Sequence[Generate], logits: Tensor, record_top: i
         strict=True,
     )
     return Draws(
-        [Draw(token, lp, ent, tuple(ids), tuple(lps)) for token, lp, ent, ids, lps in rows],
+        [Draw(token, lp, ent, *_possible(ids, lps)) for token, lp, ent, ids, lps in rows],
         grammar_s,
     )
+
+
+def _possible(ids: list[int], logprobs: list[float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Without what the grammar forbids, which comes last."""
+    if logprobs and logprobs[-1] == -math.inf:
+        n = logprobs.index(-math.inf)
+        return tuple(ids[:n]), tuple(logprobs[:n])
+    return tuple(ids), tuple(logprobs)
 
 
 def _mask(jobs: Sequence[Generate], vocabulary: int) -> Tensor | None:

@@ -21,7 +21,7 @@ from workbench.engine.protocols import (
     Want,
 )
 from workbench.engine.sequence import Branch
-from workbench.events import Scored, StepEnded, TokenKnown, TokensFed
+from workbench.events import Scored, StepEnded, TokenKnown, TokenSampled, TokensFed
 from workbench.words import Finish, Origin
 
 FORWARD = TinyForward()
@@ -243,6 +243,9 @@ def test_a_grammar_says_what_may_be_said_and_when_it_is_over() -> None:
 
     drive(b, work())
     assert any(e.grammar_s > 0 for e in b.of(StepEnded))
+    by_grammar = [e for e in b.of(TokenSampled) if e.logprob == 0.0]
+    assert by_grammar, "one token alone was allowed"
+    assert all(e.top_ids == (e.token,) for e in by_grammar), "no forbidden alternative is recorded"
 
 
 def test_a_grammar_that_allows_nothing_fails_its_own_decode() -> None:
