@@ -37,6 +37,34 @@ test("the axis is monotone and inverts in every unit", () => {
   }
 });
 
+test("of a list that is being written what stands before its newest subtask can leave", () => {
+  const run = syntheticRun({ total: 2500 });
+  const { nodes } = run.tables;
+  const node = run.children.findIndex((c, i) => c.length > 2 && nodes.depth[i] > 0);
+  const [first, , third] = run.children[node];
+  const s = nodes.opened[third];
+  const effect = pruneEffect(run, node, s);
+  assert.deepEqual([effect.from, effect.to], [nodes.first[first], nodes.first[third]]);
+  assert.ok(effect.removed > 0 && effect.why === "");
+  assert.match(pruneEffect(run, node, nodes.opened[first]).why, /still open/);
+  nodes.pinned[first] = 1;
+  assert.ok(pruneEffect(run, node, s).removed < effect.removed);
+  nodes.pinned[node] = 1;
+  assert.equal(pruneEffect(run, node, s).why, "It is pinned.");
+});
+
+test("a prune that a paused engine obeyed shows before the next step", () => {
+  const run = syntheticRun({ total: 2500 });
+  const last = run.n - 1;
+  assert.deepEqual([run.known(last), run.residentAt(last)], [last, run.tables.steps.resident[last]]);
+  const { prunes } = run.tables;
+  prunes.step[prunes.n - 1] = run.n;
+  run.sync();
+  assert.equal(run.known(last), run.n);
+  assert.equal(run.known(last - 1), last - 1);
+  assert.equal(run.residentAt(last), run.tables.steps.resident[last] - prunes.removed[prunes.n - 1]);
+});
+
 test("a prune's preview equals what the prune then did", () => {
   const run = syntheticRun({ total: 2500 });
   const { prunes } = run.tables;

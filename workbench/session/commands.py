@@ -187,6 +187,8 @@ def _nothing_finished(node: Node) -> str:
         return f"node {node.path!r} has no subtask list; prune one that has"
     if not node.children:
         return f"node {node.path!r} is still open and has no subtasks yet; prune one that has"
+    if not node.children[-1].open:
+        return f"{node.children[-1].path!r} is the newest of an open list; what is before it can go"
     return (
         f"{node.children[-1].path!r}, the only subtask of node {node.path!r}, is still open;"
         " its conclusion has to be written first"

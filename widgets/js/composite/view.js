@@ -34,6 +34,13 @@ export class View extends Stage {
     this.finishSeek();
   }
 
+  dataChanged() {
+    super.dataChanged();
+    if (!this.preview) return;
+    this.updateContext();
+    this.showPrune(this.preview.node); // of the run as it stands now
+  }
+
   // ---- time ----
 
   seek(step, { reveal = false } = {}) {

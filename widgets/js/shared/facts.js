@@ -61,7 +61,10 @@ export function pruneEffect(run, node, s) {
   if (!children.length) return none("It has no subtasks.");
   const last = children.at(-1);
   const open = nodes.list_first[node] === NEVER || nodes.list_last[node] === NEVER || nodes.closed[last] > s;
-  if (open && children.length === 1) return none(`${nodes.path.get(last) || run.name(last)} is still open: its conclusion has not been written.`);
+  if (open && children.length === 1) {
+    const name = nodes.path.get(last) || run.name(last);
+    return none(nodes.closed[last] > s ? `${name} is still open: its conclusion has not been written.` : `${name} is the newest: only what stands before it can leave.`);
+  }
   if ([node, ...run.ancestors(node)].some((i) => nodes.pinned[i])) return none("It is pinned.");
   const from = open ? nodes.first[children[0]] : nodes.list_first[node];
   const to = open ? nodes.first[last] : nodes.list_last[node];
