@@ -1,5 +1,6 @@
 /** The header: state, title, facts, transport, and the banners under it. */
 import { duration, num } from "../shared/format.js";
+import { toolWaiting } from "../shared/facts.js";
 import { h, icon } from "../shared/dom.js";
 
 /** Words and shape of what the run does now. @returns {{word: string, shape: string}} */
@@ -11,7 +12,7 @@ export function stateOf(view) {
   if (!run.meta.live) return { word: view.engine.here ? "Replay" : "Recorded", shape: "ring" };
   if (view.done) return { word: `Done, step ${num(run.n - 1)}`, shape: "ring" };
   if (view.paused) return { word: `Paused, step ${num(run.n - 1)}`, shape: "wait" };
-  const waiting = view.toolWaiting();
+  const waiting = toolWaiting(run);
   if (waiting) return { word: `Waiting for ${waiting.tool}, ${duration(waiting.seconds)}`, shape: "wait" };
   return ctx.follow ? { word: `Live, step ${num(run.n - 1)}`, shape: "on" } : { word: "Live, looking back", shape: "on" };
 }

@@ -9,8 +9,6 @@ import { listen } from "./input.js";
 import { toggleKeys, toggleOutline } from "./panels.js";
 import { Stage } from "./stage.js";
 
-const WAITING = 0.2; // s from which a tool counts as waited for
-
 export class View extends Stage {
   constructor(host, options, signal) {
     super(host, options, signal);
@@ -106,18 +104,6 @@ export class View extends Stage {
       if (kind === "pause" || kind === "resume") return kind === "pause";
     }
     return false;
-  }
-
-  /** The tool that the newest open node waits for, or null. */
-  toolWaiting() {
-    const { nodes, steps } = this.run.tables;
-    for (let i = nodes.n - 1; i >= Math.max(0, nodes.n - 8); i--) {
-      if (nodes.called[i] === NEVER || nodes.tool_seconds[i] > 0 || nodes.closed[i] !== NEVER) continue;
-      const since = steps.t[this.run.n - 1] + steps.dt[this.run.n - 1];
-      const seconds = (this.run.meta.now ?? since) - since;
-      if (seconds >= WAITING) return { tool: nodes.tool.get(i), seconds };
-    }
-    return null;
   }
 
   valueText() {

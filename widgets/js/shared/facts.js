@@ -3,6 +3,8 @@ import { lastAtMost } from "./axis.js";
 import { NEVER } from "./wire.js";
 import { FIELD } from "./run.js";
 
+const WAITING = 0.2; // s from which a tool counts as waited for
+
 /** @typedef {import("./run.js").Run} Run */
 
 /** Row of `tokens` that step s ended with: the newest token. @param {Run} run */
@@ -145,6 +147,18 @@ export function totals(run) {
 export function waitAfter(run, s) {
   const { steps } = run.tables;
   return s + 1 < run.n ? Math.max(0, steps.t[s + 1] - steps.t[s] - steps.dt[s]) : 0;
+}
+
+/** The tool that the newest open node waits for, or null. @param {Run} run */
+export function toolWaiting(run) {
+  const { nodes, steps } = run.tables;
+  for (let i = nodes.n - 1; i >= Math.max(0, nodes.n - 8); i--) {
+    if (nodes.called[i] === NEVER || nodes.tool_seconds[i] > 0 || nodes.closed[i] !== NEVER) continue;
+    const since = steps.t[run.n - 1] + steps.dt[run.n - 1];
+    const seconds = (run.meta.now ?? since) - since;
+    if (seconds >= WAITING) return { tool: nodes.tool.get(i), seconds };
+  }
+  return null;
 }
 
 /** The node's own text up to the end of the run, cut into fields: [{field, rows}]. @param {Run} run */
