@@ -194,8 +194,9 @@ export class View extends Stage {
     if (next !== undefined && next >= 0) this.select(next);
   }
 
+  /** The selected node at once; else the one that the inspector shows, drawn a frame later. */
   inspected() {
-    return this.inspector?.node ?? this.state.node;
+    return this.state.node >= 0 ? this.state.node : (this.inspector?.node ?? -1);
   }
 
   setSpanEdge(edge) {
