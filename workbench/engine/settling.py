@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from workbench.engine.checks import check_room
+from workbench.engine.errors import BadArgument
 from workbench.engine.jobs import Generate
 from workbench.engine.protocols import HiddenFeedback, Inject, Soft, Stop, Token
 from workbench.engine.sampler import Draw
@@ -107,6 +108,11 @@ def _ending(engine: "Engine", job: Generate, token: int, text: bytes) -> Ending 
                 _inject(engine, job, tokens)
             case None:
                 pass
+            case other:
+                raise BadArgument(
+                    f"a monitor answers Stop, Inject or None, got {other!r}; to fork, Stop and "
+                    "call fork"
+                )
     stop = job.tail.push(text)
     if until.eos and token in engine.eos:
         return (Finish.STOP, "end token")

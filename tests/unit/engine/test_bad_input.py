@@ -5,6 +5,7 @@ import pytest
 
 from tests.fakes import bench, drive
 from workbench.engine.errors import BadArgument, BranchGone, PromptTooLong
+from workbench.engine.protocols import Until
 from workbench.words import Finish, RequestId
 
 
@@ -25,6 +26,18 @@ def test_a_token_that_is_none() -> None:
     b = bench()
     with pytest.raises(BadArgument, match=r"\[0, 257\), got 257"):
         drive(b, b.engine.open([1, 257], request=b.request))
+
+
+def test_a_monitor_that_asks_for_what_is_not_served() -> None:
+    b = bench()
+
+    async def work() -> None:
+        branch = await b.engine.open("ask", request=b.request)
+        until = Until(max_tokens=3, eos=False)
+        await b.engine.decode(branch, until=until, monitor=lambda branch, token: "fork")
+
+    with pytest.raises(BadArgument, match="answers Stop, Inject or None, got 'fork'"):
+        drive(b, work())
 
 
 def test_a_request_that_is_not_there_or_over() -> None:
