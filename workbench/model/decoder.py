@@ -15,7 +15,7 @@ from workbench.ops.contract import Linear, Ops, Rotary
 
 from .lora import Adapter, load_adapter
 from .overrides import StepOverrides, resolve
-from .shape import ModelShape
+from .shape import ModelShape, unserved
 
 MakePool = Callable[[KVLayout, Tensor, torch.device], Pool]  # of frequencies [D / 2]
 
@@ -92,26 +92,7 @@ class Decoder:
         return self._make_pool(layout, self.rotary.inv_freq, self.device)
 
     def unserved(self, batch: ForwardBatch) -> str | None:
-        s = self._shape
-        for override in batch.overrides:
-            if override.adapter is not None and override.adapter not in self.adapters:
-                known = ", ".join(sorted(self.adapters)) or "none"
-                return f"adapter {override.adapter!r} is not loaded (loaded: {known})"
-            if override.exit_layer is not None and not 1 <= override.exit_layer <= s.layers:
-                return f"exit_layer must be 1 to {s.layers}, got {override.exit_layer}"
-            for steer in override.steering:
-                if not 0 <= steer.layer < s.layers or steer.vector.shape != (s.width,):
-                    return (
-                        f"steering wants a layer of 0 to {s.layers - 1} and a vector [{s.width}], "
-                        f"got {steer.layer} and {list(steer.vector.shape)}"
-                    )
-        if batch.vectors is not None and batch.vectors.shape[1:] != (s.width,):
-            return f"vectors must be [N, {s.width}], got {list(batch.vectors.shape)}"
-        if any(not -1 <= layer < s.layers for layer in batch.hidden_layers):
-            return f"hidden_layers must lie in -1 to {s.layers - 1}, got {batch.hidden_layers}"
-        if any(batch.attached) and any(s.sliding):  # nobody says how far back others stand
-            return "attach is not served on a net with sliding windows; take one without"
-        return None
+        return unserved(self._shape, batch, self.adapters)
 
     @torch.no_grad()
     def __call__(

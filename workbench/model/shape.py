@@ -7,12 +7,14 @@ handed in.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from workbench.forward import ForwardBatch
 from workbench.ops.contract import Rotary
 
 RopeKind = Literal["default", "linear", "llama3", "yarn"]
@@ -145,3 +147,26 @@ class ModelShape:
     def sparse(self, layer: int) -> bool:
         """Whether `layer` routes its tokens to experts."""
         return self.moe is not None and self.moe.layers[layer]
+
+
+def unserved(shape: ModelShape, batch: ForwardBatch, adapters: Collection[str]) -> str | None:
+    """Why no net of this shape with these adapters can carry out `batch`; None when one can."""
+    for override in batch.overrides:
+        if override.adapter is not None and override.adapter not in adapters:
+            known = ", ".join(sorted(adapters)) or "none"
+            return f"adapter {override.adapter!r} is not loaded (loaded: {known})"
+        if override.exit_layer is not None and not 1 <= override.exit_layer <= shape.layers:
+            return f"exit_layer must be 1 to {shape.layers}, got {override.exit_layer}"
+        for steer in override.steering:
+            if not 0 <= steer.layer < shape.layers or steer.vector.shape != (shape.width,):
+                return (
+                    f"steering wants a layer of 0 to {shape.layers - 1} and a vector "
+                    f"[{shape.width}], got {steer.layer} and {list(steer.vector.shape)}"
+                )
+    if batch.vectors is not None and batch.vectors.shape[1:] != (shape.width,):
+        return f"vectors must be [N, {shape.width}], got {list(batch.vectors.shape)}"
+    if any(not -1 <= layer < shape.layers for layer in batch.hidden_layers):
+        return f"hidden_layers must lie in -1 to {shape.layers - 1}, got {batch.hidden_layers}"
+    if any(batch.attached) and any(shape.sliding):  # nobody says how far back others stand
+        return "attach is not served on a net with sliding windows; take one without"
+    return None

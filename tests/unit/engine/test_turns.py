@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.fakes import Bench, ScriptedModel, TinyForward, bench, drive, text_of
+from tests.fakes import TinyForward, bench, drive, text_of
 from workbench.engine.errors import BadArgument, BranchBusy, BranchGone
 from workbench.engine.protocols import (
     Sampler,
@@ -19,10 +19,6 @@ TEXT = "tell me something"
 
 def greedy(n: int) -> Until:
     return Until(max_tokens=n, eos=False)
-
-
-def scripted(reply: str) -> Bench:
-    return bench(ScriptedModel({"Q:": reply, "R:": "other words<end>"}))
 
 
 def test_a_branch_serves_one_verb_at_a_time_and_none_when_gone() -> None:
