@@ -7,69 +7,28 @@ window over flat text can serve these as well (`nested` has the families that it
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
-from workbench.tasks.gold import Call, Problem, Work
+from workbench.tasks.gold import Call, Problem
+from workbench.tasks.trie import END, Link, labels, trie
 
 LETTERS = "abcdefgh"
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """One step: where it stands, the state it finds, its call, and what it says at the end."""
-
-    label: str
-    before: str
-    said: str
-    call: Call
-
-
-def _labels(count: int, rng: random.Random, gaps: Sequence[int]) -> list[str]:
-    """`count` increasing three-digit labels with gaps of one of the scales."""
-    scale = rng.choice([g for g in gaps if g * count < 850] or [1])
-    steps = [rng.randint(1, scale) for _ in range(count - 1)]
-    while sum(steps) > 890:
-        steps = [max(1, step // 2) for step in steps]
-    first = rng.randint(100, 999 - sum(steps))
-    labels = [first]
-    for step in steps:
-        labels.append(labels[-1] + step)
-    return [str(label) for label in labels]
-
-
-def _trie(links: Sequence[_Link]) -> tuple[Work, ...]:
-    """Hundreds, tens, steps."""
-
-    def grow(part: Sequence[_Link], digits: int) -> tuple[Work, ...]:
-        if digits == 3:
-            return tuple(Work(f"{x.label}: {x.before}", x.said, x.call) for x in part)
-        works: list[Work] = []
-        while part:
-            prefix = part[0].label[:digits]
-            size = sum(1 for link in part if link.label[:digits] == prefix)
-            head, part = part[:size], part[size:]
-            thought = f"{prefix}x from {head[0].label}: {head[0].before}"
-            works.append(Work(thought, head[-1].said, None, grow(head, digits + 1)))
-        return tuple(works)
-
-    return grow(links, 1)
-
-
 def chain(level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3)) -> Problem:
     """Follow `level` links by tool: a key gives the next key and its label."""
-    labels = [*_labels(level, rng, gaps), "end"]
+    places = [*labels(level, rng, gaps), END]
     keys = [str(key) for key in rng.sample(range(1000, 10_000), level + 1)]
     results = {
         key: {"next": after, "mile": label}
-        for key, after, label in zip(keys, keys[1:], labels[1:], strict=False)
+        for key, after, label in zip(keys, keys[1:], places[1:], strict=False)
     }
     links = [
-        _Link(labels[i], keys[i], f"{labels[i + 1]}: {keys[i + 1]}", _call(keys[i], results))
+        Link(places[i], keys[i], f"{places[i + 1]}: {keys[i + 1]}", _call(keys[i], results))
         for i in range(level)
     ]
-    prompt = f"Follow the links with the tool lookup, from {labels[0]}. Start: {keys[0]}"
-    return Problem("chain", level, prompt, keys[-1], "lookup", "key", results, _trie(links))
+    prompt = f"Follow the links with the tool lookup, from {places[0]}. Start: {keys[0]}"
+    return Problem("chain", level, prompt, keys[-1], "lookup", "key", results, trie(links))
 
 
 def _call(key: str, results: dict[str, dict[str, str]]) -> Call:
@@ -78,19 +37,19 @@ def _call(key: str, results: dict[str, dict[str, str]]) -> Call:
 
 def fetch(level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3)) -> Problem:
     """Run a program of `level` lines over five letters, a line a call."""
-    labels = [*_labels(level, rng, gaps), "end"]
+    places = [*labels(level, rng, gaps), END]
     state = rng.sample(LETTERS, 5)
     start = " ".join(state)
     results: dict[str, dict[str, str]] = {}
-    links: list[_Link] = []
-    for label, after in pairwise(labels):
+    links: list[Link] = []
+    for label, after in pairwise(places):
         before = " ".join(state)
         op, state = _edit(state, rng)
         results[label] = {"op": op, "next": after}
         said = f"{after}: {' '.join(state)}"
-        links.append(_Link(label, before, said, Call("line", "n", label, results[label])))
-    prompt = f"Run the program with the tool line, from {labels[0]}. Start: {start}"
-    return Problem("fetch", level, prompt, " ".join(state), "line", "n", results, _trie(links))
+        links.append(Link(label, before, said, Call("line", "n", label, results[label])))
+    prompt = f"Run the program with the tool line, from {places[0]}. Start: {start}"
+    return Problem("fetch", level, prompt, " ".join(state), "line", "n", results, trie(links))
 
 
 def _edit(state: list[str], rng: random.Random) -> tuple[str, list[str]]:

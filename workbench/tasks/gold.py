@@ -170,7 +170,11 @@ def _flat_task(task: Work) -> Iterator[Piece]:
         yield Piece(")=>")
         yield Piece(compact(task.call.result), fed=True)
         yield Piece("\n")
+    elif not task.subtasks:
+        yield Piece(task.thought)
+        yield Piece("\n")
     for child in task.subtasks:
         yield from _flat_task(child)
-    yield Piece(task.conclusion)
-    yield Piece("\n")
+    if task.call or not task.subtasks or task.conclusion != task.subtasks[-1].conclusion:
+        yield Piece(task.conclusion)  # else the line above says it already
+        yield Piece("\n")
