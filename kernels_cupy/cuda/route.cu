@@ -1,5 +1,6 @@
 // Softmax over a token's router logits, the K largest, and how many tokens each expert got. One warp a
-// token; a lane holds the logits of experts lane, lane + 32, … Equal probabilities: the lower id first.
+// token; a lane holds the logits of experts lane, lane + 32, … Equal probabilities: the lower id first. A
+// choice is two reductions of the warp in hardware: the highest probability, then the lowest id that has it.
 // Reads E logits, writes K ids and weights a token: the routing record that the views show is this output.
 #ifndef ELEM  // 0 bfloat16, 1 float16, 2 float32 logits; all set by kernels_cupy/route.py
 #define ELEM 0
@@ -30,32 +31,31 @@ extern "C" __global__ void __launch_bounds__(128)
     }
     most = warp_max(most);
     float sum = 0.f;
+    u32 key[PER_LANE];  // of the probability, ascending with it; 0: no longer to be had
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
-        p[i] = lane + 32 * i < expert_count ? expf(p[i] - most) : -1.f;
-        sum += fmaxf(p[i], 0.f);
+        const bool live = lane + 32 * i < expert_count;
+        p[i] = live ? expf(p[i] - most) : 0.f;
+        sum += p[i];
+        key[i] = live ? __float_as_uint(p[i]) + 1 : 0;
     }
     const float inverse = 1.f / warp_sum(sum);
     float mine = 0.f, kept = 0.f;  // lane j keeps choice j
     int chosen = 0;
     for (int j = 0; j < k; j++) {
-        float best = -1.f;
-        int best_expert = expert_count;
+        u32 best = key[0];
+        int best_expert = lane;
+#pragma unroll
+        for (int i = 1; i < PER_LANE; i++)
+            if (key[i] > best) best = key[i], best_expert = lane + 32 * i;
+        const u32 highest = __reduce_max_sync(FULL, best);
+        const int expert = int(__reduce_min_sync(FULL, best == highest ? u32(best_expert) : ~0u));
 #pragma unroll
         for (int i = 0; i < PER_LANE; i++)
-            if (p[i] > best) best = p[i], best_expert = lane + 32 * i;
-#pragma unroll
-        for (int other = 16; other > 0; other >>= 1) {
-            const float b = __shfl_xor_sync(FULL, best, other);
-            const int e = __shfl_xor_sync(FULL, best_expert, other);
-            if (b > best || (b == best && e < best_expert)) best = b, best_expert = e;
-        }
-#pragma unroll
-        for (int i = 0; i < PER_LANE; i++)
-            if (lane + 32 * i == best_expert) p[i] = -1.f;
-        best *= inverse;
-        kept += best;
-        if (lane == j) mine = best, chosen = best_expert;
+            if (lane + 32 * i == expert) key[i] = 0;
+        const float share = __uint_as_float(highest - 1) * inverse;
+        kept += share;
+        if (lane == j) mine = share, chosen = expert;
     }
     if (lane < k) {
         experts[i64(t) * k + lane] = chosen;

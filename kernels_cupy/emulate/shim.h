@@ -213,6 +213,11 @@ inline u32 __ballot_sync(unsigned, int yes) {
     return result;
 }
 inline int __any_sync(unsigned m, int yes) { return __ballot_sync(m, yes) != 0; }
+inline u32 __reduce_max_sync(unsigned, u32 x) {
+    for (int by = 16; by > 0; by >>= 1) { const u32 y = __shfl_xor_sync(~0u, x, by); x = y > x ? y : x; }
+    return x;
+}
+inline u32 __reduce_min_sync(unsigned m, u32 x) { return ~__reduce_max_sync(m, ~x); }
 inline int __popc(u32 x) { return __builtin_popcount(x); }
 inline int __popcll(u64 x) { return __builtin_popcountll(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

@@ -20,13 +20,15 @@ __device__ __forceinline__ unsigned char* aligned_shared(unsigned char* name, u3
     return name + (0u - shared_address(name)) % to;
 }
 
-#ifndef COPY_HINT  // how much the L2 fetches around a miss
-#define COPY_HINT "128B"
+#ifndef COPY_AHEAD  // bytes that the L2 fetches around a miss: 64, 128 or 256
+#define COPY_AHEAD 128
 #endif
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
 
 // 16 bytes from global to shared memory; with `live` false the 16 bytes are zeroed, nothing is read
 __device__ __forceinline__ void copy16_async(void* to, const void* from, bool live) {
-    asm volatile("cp.async.cg.shared.global.L2::" COPY_HINT " [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+    asm volatile("cp.async.cg.shared.global.L2::" TEXT(COPY_AHEAD) "B [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                  "r"(live ? 16 : 0)
                  : "memory");
 }
