@@ -24,10 +24,10 @@ from kernels_cupy.plan import AttentionPlan
 from kernels_cupy.rms_norm import add_rms_norm, rms_norm
 from kernels_cupy.route import route
 from kernels_cupy.silu_mul import silu_mul
-from kernels_cupy.store_kv import HeadNorm, rope_store, rope_table
+from kernels_cupy.store_kv import rope_store, rope_table
 from kernels_cupy.timing import Ceilings, graph_time, measure_ceilings
 from workbench.forward import ForwardBatch
-from workbench.ops.contract import SamplerRow
+from workbench.ops.contract import HeadNorm, SamplerRow
 
 PAGE = 16
 

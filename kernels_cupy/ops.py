@@ -19,7 +19,7 @@ from kernels_cupy.silu_mul import silu_mul
 from kernels_cupy.step import StepPlan
 from kernels_cupy.store_kv import rope_store
 from workbench.forward import ForwardBatch, Pool
-from workbench.ops.contract import Linear, Rotary, Sampled, SamplerRow
+from workbench.ops.contract import HeadNorm, Linear, Rotary, Sampled, SamplerRow
 
 
 class CublasLinear:
@@ -59,9 +59,17 @@ class CudaOps:
     ) -> tuple[Tensor, Tensor]:
         return add_rms_norm(x, residual, weight, eps)
 
-    def rope_store(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: int) -> Tensor:
+    def rope_store(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        plan: Any,
+        layer: int,
+        norm: HeadNorm | None = None,
+    ) -> Tensor:
         keys, values = plan.pool.keys[layer], plan.pool.values[layer]
-        return rope_store(q, k, v, plan.table, plan.slots, keys, values)
+        return rope_store(q, k, v, plan.table, plan.slots, keys, values, norm)
 
     def attention(
         self, q: Tensor, plan: Any, layer: int, scale: float, sliding_window: int | None

@@ -1,12 +1,11 @@
 """RoPE of q and k, and the store of k and v, in one launch."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from kernels_cupy.errors import need
 from kernels_cupy.launch import Instance, LaunchPlan, elem, f32, i32, i64, kernel
+from workbench.ops.contract import HeadNorm
 
 HEAD_DIMS = (64, 96, 128, 256)
 INSTANCES = tuple(
@@ -16,15 +15,6 @@ INSTANCES = tuple(
 )
 # the angles are float64 and sincos keeps a table in local memory: once a step, not hot
 TABLE = tuple(Instance("store_kv", "rope_table", {"HEAD_DIM": d}, hot=False) for d in HEAD_DIMS)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadNorm:
-    """Weights [D] by which heads of q and k are RMS-normalised before they are turned."""
-
-    q: Tensor
-    k: Tensor
-    eps: float
 
 
 def rope_table(positions: Tensor, inv_freq: Tensor, scale: float, dim: int) -> Tensor:

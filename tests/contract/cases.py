@@ -14,7 +14,7 @@ from torch import Tensor
 from workbench.forward import ForwardBatch, Segment
 from workbench.kv.layout import KVLayout
 from workbench.model.shape import Rope
-from workbench.ops.contract import SamplerRow
+from workbench.ops.contract import HeadNorm, SamplerRow
 
 MakePool = Callable[[KVLayout, Tensor, torch.device], Any]
 Results = dict[str, Tensor]
@@ -165,11 +165,15 @@ class Paged:
         return parts
 
 
-def store_case(name: str, paged: Paged) -> Case:
+def store_case(name: str, paged: Paged, normed: bool = False) -> Case:
     def run(ops: Any, make_pool: MakePool, device: torch.device, dtype: torch.dtype) -> Results:
         batch, pool, q, k, v = paged.build(make_pool, device, dtype)
         plan = ops.prepare(batch, pool, paged.rope.rotary(paged.dim))
-        turned = ops.rope_store(q, k, v, plan, 1)
+        norm = None
+        if normed:
+            weights = (1 + 0.3 * normal(23, 2, paged.dim)).to(device, dtype)
+            norm = HeadNorm(weights[0], weights[1], 1e-6)
+        turned = ops.rope_store(q, k, v, plan, 1, norm)
         stored_k, stored_v = pool.read(1, batch.slots)
         untouched = pool.read(0, batch.slots)[0]
         assert bool(untouched.isnan().all()), "another layer was written"
@@ -269,6 +273,7 @@ CASES: list[Case] = [
     route_case(8, 3, True, equal=True),
     expert_case(1, 4, 2, 64, 128), expert_case(21, 8, 3, 128, 64), expert_case(9, 16, 1, 64, 64),
     *(store_case(name, paged) for name, paged in PAGED.items()),
+    *(store_case(f"{n}, normed", PAGED[n], True) for n in ("one row decodes", "mixed", "yarn")),
     *(attention_case(name, paged) for name, paged in PAGED.items()),
     *(sample_case(name, [name], False, False) for name in SAMPLERS),
     sample_case("mixed rows under masks", list(SAMPLERS), True, False),

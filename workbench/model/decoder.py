@@ -11,7 +11,7 @@ from torch import Tensor
 from workbench.forward import ForwardBatch, ForwardOutput, NetFacts, Pool, Routing
 from workbench.kv.layout import KVLayout
 from workbench.kv.pool import TorchPool
-from workbench.ops.contract import Linear, Ops, Rotary
+from workbench.ops.contract import HeadNorm, Linear, Ops, Rotary
 
 from .lora import Adapter, load_adapter
 from .overrides import StepOverrides, resolve
@@ -83,6 +83,12 @@ class Decoder:
         self._net, self._shape = net, shape
         sizes = (shape.heads, shape.kv_heads, shape.kv_heads)
         self._split = [n * shape.head_dim for n in sizes]
+        self._norms = [self._head_norm(layer) for layer in net.layers]
+
+    def _head_norm(self, layer: Layer) -> HeadNorm | None:
+        if self._shape.qk_norm != "per-head" or layer.q_norm is None or layer.k_norm is None:
+            return None
+        return HeadNorm(layer.q_norm, layer.k_norm, self._shape.norm_eps)
 
     def layout(self, pages: int, page_size: int) -> KVLayout:
         s = self._shape
@@ -130,7 +136,7 @@ class Decoder:
         normed, x = self._add_norm(x, delta, layer.attention_norm)
         qkv = step.adapted(layer.qkv(normed), normed, index, "qkv")
         q, k, v = self._heads(layer, qkv)
-        q = ops.rope_store(q, k, v, plan, index)
+        q = ops.rope_store(q, k, v, plan, index, self._norms[index])
         attended = ops.attention(q, plan, index, shape.attention_scale, shape.sliding[index])
         attended = attended.view(attended.shape[0], -1)
         out = step.adapted(layer.o(attended), attended, index, "o")
@@ -147,7 +153,8 @@ class Decoder:
         return self.ops.add_rms_norm(delta, x, weight, self._shape.norm_eps)
 
     def _heads(self, layer: Layer, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[T, (Q + 2H) D] -> q [T, Q, D], k and v [T, H, D], normed and clipped."""
+        """[T, (Q + 2H) D] -> q [T, Q, D], k and v [T, H, D], clipped; normed where it is done over
+        the full width."""
         shape, tokens = self._shape, qkv.shape[0]
         if layer.q_norm is not None and layer.k_norm is not None and shape.qk_norm == "full-width":
             q, k, v = torch.split(qkv, self._split, 1)
@@ -158,9 +165,6 @@ class Decoder:
             qkv = qkv.clamp(-shape.clip_qkv, shape.clip_qkv)
         heads = qkv.view(tokens, -1, shape.head_dim)
         q, k, v = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], 1)
-        if layer.q_norm is not None and layer.k_norm is not None and shape.qk_norm == "per-head":
-            q = self.ops.rms_norm(q, layer.q_norm, shape.norm_eps)
-            k = self.ops.rms_norm(k, layer.k_norm, shape.norm_eps)
         return q, k, v
 
     def _experts(

@@ -30,6 +30,15 @@ class Rotary:
     scale: float = 1.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadNorm:
+    """Weights [D] by which each head of q and k is RMS-normalised before it is turned (Qwen3)."""
+
+    q: Tensor
+    k: Tensor
+    eps: float
+
+
 class Linear(Protocol):
     """A packed weight. Called with [T, in], gives [T, out] in x's dtype."""
 
@@ -85,9 +94,17 @@ class Ops(Protocol):
         """(rms_norm(x + residual), x + residual); the sum is rounded to the activations' dtype
         first."""
 
-    def rope_store(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: int) -> Tensor:
-        """Turn q [T, Q, D] and k [T, H, D] to the tokens' positions, write k and v to the tokens'
-        slots of `layer`, and return q turned."""
+    def rope_store(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        plan: Any,
+        layer: int,
+        norm: HeadNorm | None = None,
+    ) -> Tensor:
+        """Turn q [T, Q, D] and k [T, H, D] to the tokens' positions, normed first where `norm` is
+        given, write k and v to the tokens' slots of `layer`, and return q turned."""
 
     def attention(
         self, q: Tensor, plan: Any, layer: int, scale: float, sliding_window: int | None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.forward import ForwardBatch, Pool
 
-from .contract import Linear, Rotary, Sampled, SamplerRow
+from .contract import HeadNorm, Linear, Rotary, Sampled, SamplerRow
 from .packing import Form, GroupedQ4, Int4Linear, PlainLinear, PrepackedLinear
 from .plan import BLOCK, Read, StepPlan
 from .sampling import sample
@@ -48,7 +48,17 @@ class CpuOps:
         total = x + residual
         return self.rms_norm(total, weight, eps), total
 
-    def rope_store(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: int) -> Tensor:
+    def rope_store(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        plan: Any,
+        layer: int,
+        norm: HeadNorm | None = None,
+    ) -> Tensor:
+        if norm is not None:
+            q, k = self.rms_norm(q, norm.q, norm.eps), self.rms_norm(k, norm.k, norm.eps)
         joined = _joined(q, k)
         if joined is None:
             turned_q, turned_k = _turned(q, plan.cos, plan.sin), _turned(k, plan.cos, plan.sin)

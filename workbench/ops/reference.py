@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workbench.forward import ForwardBatch, Pool, Segment
 
-from .contract import Linear, Rotary, Sampled, SamplerRow
+from .contract import HeadNorm, Linear, Rotary, Sampled, SamplerRow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +60,19 @@ class ReferenceOps:
         total = (x.double() + residual.double()).to(x.dtype)
         return self.rms_norm(total, weight, eps), total
 
-    def rope_store(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: int) -> Tensor:
+    def rope_store(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        plan: Any,
+        layer: int,
+        norm: HeadNorm | None = None,
+    ) -> Tensor:
         out = torch.empty_like(q)
+        if norm is not None:  # rounded once, after the turn
+            q = self.rms_norm(q.double(), norm.q, norm.eps)
+            k = self.rms_norm(k.double(), norm.k, norm.eps)
         keys, values = plan.pool.keys[layer], plan.pool.values[layer]
         for t, position in enumerate(plan.batch.positions.tolist()):
             slot = int(plan.batch.slots[t])

@@ -11,10 +11,11 @@ from kernels_cupy.expert_mlp import expert_mlp
 from kernels_cupy.plan import shared_prefixes
 from kernels_cupy.pool import CudaPool
 from kernels_cupy.route import route
-from kernels_cupy.store_kv import HeadNorm, rope_store, rope_table
+from kernels_cupy.store_kv import rope_store, rope_table
 from tests.unit.kernels import twins
 from tests.unit.kernels.cases import Step, make
 from workbench.kv.layout import KVLayout
+from workbench.ops.contract import HeadNorm
 
 LIMIT = {torch.bfloat16: 4e-3, torch.float16: 5e-4}  # ||got - want|| / ||want|| of the worst row
 
