@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from workbench.engine.engine import Engine
 from workbench.engine.protocols import Until
+from workbench.engine.sampler import Sample
 from workbench.engine.sequence import Branch
 from workbench.events import Event
 from workbench.model import Model, load_model
@@ -27,7 +28,9 @@ class Ours:
         max_rows: int = 16,
         chunk: int = 512,
         record_top: int = 0,
+        device_sample: bool = False,
     ) -> None:
+        """`device_sample`: the backend draws the tokens, where the logits lie."""
         tokenizer = model.tokenizer
         self.model, self.name = model, f"workbench {model.name}"
         self.engine = Engine(
@@ -40,7 +43,7 @@ class Ours:
             detokenize=tokenizer.token_bytes,
             tokenize=tokenizer.encode,
             eos=tokenizer.eos,
-            ops_sample=sample,
+            ops_sample=device_sampler(model) if device_sample else sample,
         )
         self.loop = asyncio.new_event_loop()
         self.task = self.loop.create_task(self.engine.run())
@@ -94,3 +97,9 @@ class Ours:
         self.task.cancel()
         self.loop.run_until_complete(asyncio.gather(self.task, return_exceptions=True))
         self.loop.close()
+
+
+def device_sampler(model: Model) -> Sample:
+    """The draw of the model's own backend, where its logits lie."""
+    own: Sample = model.net.ops.sample  # type: ignore[attr-defined]
+    return own

@@ -7,7 +7,10 @@ from workbench.cli.output import Failure, Verbs, emit, log, table
 
 KINDS = {
     "engine": "workbench.bench.engine",
-    "decode": "kernels_cupy.bench_step",
+    "decode": "workbench.bench.decode",
+    "step": "kernels_cupy.bench_step",
+    "pressure": "workbench.bench.pressure",
+    "inbox": "workbench.bench.inbox",
     "laptop": "workbench.bench.laptop",
     "trace": "workbench.bench.trace",
     "widgets": "workbench.bench.widgets",
@@ -22,6 +25,8 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb = verbs.add_parser("bench", parents=[common], help="side by side with peers")
     verb.add_argument("what", choices=sorted(KINDS))
     verb.add_argument("--part", default=None, help="one part of it")
+    verb.add_argument("--shape", default=None, help="decode, pressure: qwen3-8b or qwen3-30b-a3b")
+    verb.add_argument("--out", default=None, help="inbox: a folder for its recordings")
     verb.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
     verb.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine in use"
