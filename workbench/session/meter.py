@@ -5,8 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.engine.request import Request
-from workbench.events import BranchOpened, Event, NodeOpened, StepEnded, ToolReturned
+from workbench.events import (
+    BranchOpened,
+    Event,
+    NodeOpened,
+    RequestEnded,
+    StepEnded,
+    ToolReturned,
+)
 from workbench.words import NodeId, RequestId, SeqId
+
+
+Listener = Callable[[Event], None]
 
 
 @dataclass(slots=True)
@@ -26,7 +36,9 @@ class Meter:
     resident: int = 0
     pages: int = 0
     spent: dict[RequestId, Spent] = field(default_factory=dict)
+    listeners: dict[RequestId, Listener] = field(default_factory=dict)  # until its request ends
     _request_of: dict[SeqId, RequestId] = field(default_factory=dict)
+    _node_of: dict[NodeId, RequestId] = field(default_factory=dict)
     _depths: dict[NodeId, int] = field(default_factory=dict)
 
     def emit(self, event: Event) -> None:
@@ -37,6 +49,7 @@ class Meter:
             case NodeOpened():
                 above = -1 if event.parent is None else self._depths.get(event.parent, 0)
                 self._depths[event.node] = above + 1
+                self._node_of[event.node] = event.request
                 spent = self.of(event.request)
                 spent.nodes += 1
                 spent.depth = max(spent.depth, above + 1)
@@ -44,6 +57,20 @@ class Meter:
                 self._request_of[event.seq] = event.request
             case ToolReturned():
                 self.of(self._request_of[event.seq]).tool_s += event.seconds
+        if self.listeners:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        request = getattr(event, "request", None)
+        if request is None:
+            request = self._request_of.get(getattr(event, "seq", SeqId(-1)))
+        if request is None:
+            request = self._node_of.get(getattr(event, "node", NodeId(-1)))
+        listener = None if request is None else self.listeners.get(request)
+        if listener is not None:
+            listener(event)
+            if isinstance(event, RequestEnded):
+                del self.listeners[event.request]
 
     def of(self, request: RequestId) -> Spent:
         return self.spent.setdefault(request, Spent())

@@ -27,6 +27,7 @@ from workbench.commands import (
 from workbench.reasoning.strategy import Answer, Strategy, Task
 from workbench.reasoning.tree import Node
 from workbench.session.context import RunContext
+from workbench.session.meter import Listener
 from workbench.session.spans import Found, Span, find, span
 from workbench.trace import LiveTrace
 from workbench.words import Finish, NodeId, PruneMode, SeqId
@@ -86,6 +87,8 @@ class Run:
     contexts: list[RunContext] = field(default_factory=list)  # of its branches, the first one first
     future: "Future[Result]" = field(default_factory=Future)
     edited: Answer | None = None  # of the branch that took the first one's place
+    listener: Listener | None = None  # told the run's facts, on the engine's thread
+    unwanted: bool = False  # cancelled, perhaps before it began
 
     @property
     def main(self) -> SeqId | None:
@@ -150,6 +153,7 @@ class Run:
         return self._ask(StepOut(None if node is None else self.node(node).id))
 
     def cancel(self) -> None:
+        self.unwanted = True  # before the look at `contexts`: a run that begins now sees it
         request = self.contexts[0].request if self.contexts else None
         if request is not None and not self.done:
             self.session.submit(Cancel(request))

@@ -26,7 +26,7 @@ from workbench.reasoning import Answer, BudgetSpent, Strategy, Task, Tim, make_s
 from workbench.reasoning.tree import Tree
 from workbench.session.commands import Obey
 from workbench.session.context import RunContext, Texts, make_budget
-from workbench.session.meter import Meter, summary
+from workbench.session.meter import Listener, Meter, summary
 from workbench.session.restore import Recording, refeed
 from workbench.session.run import Fork, Result, Run, RunFailed, params_json
 from workbench.settings import DEFAULT_MODEL, Settings, fit, resolve
@@ -186,17 +186,19 @@ class Session:
         tools: Sequence[Tool] = (),
         title: str | None = None,
         ids: Sequence[int] | None = None,
+        listener: Listener | None = None,
         **params: Any,
     ) -> Run:
         """Start a strategy on a prompt; returns at once. `params` are the fields of the strategy's
-        dataclass, `ids` a prompt that is tokenised already. Raises ValueError for what is
-        unknown."""
+        dataclass, `ids` a prompt that is tokenised already, `listener` is told the run's facts on
+        the engine's thread. Raises ValueError for what is unknown."""
         chosen = make_strategy(strategy, params) if isinstance(strategy, str) else strategy
         if not prompt.strip() and ids is None:
             raise ValueError("the prompt is empty; a question or an instruction is wanted")
         make_budget(budget or {})
         task = Task(prompt, tuple(tools), None if ids is None else tuple(ids))
         run = Run(self, chosen, task, seed, dict(budget or {}), title or prompt.strip()[:80])
+        run.listener = listener
         self.runs.append(run)
         self._spawn(self._drive(run, None))
         return run
@@ -223,8 +225,11 @@ class Session:
         )
         ctx = self._context(run, request)
         run.contexts.append(ctx)
-        if self._closed:  # nobody steps any more
-            engine.end_request(request, Finish.CANCELLED, error="the session was closed")
+        if run.listener is not None:
+            self.meter.listeners[request] = run.listener
+        if self._closed or run.unwanted:
+            why = "the session was closed" if self._closed else "cancelled before it began"
+            engine.end_request(request, Finish.CANCELLED, error=why)
         work = self._begin(run, ctx, recording)
         answer, failure = await self._answer(run, ctx, work)
         while beside := [t for t in self._tasks[request] if t is not asyncio.current_task()]:
