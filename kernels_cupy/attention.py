@@ -14,7 +14,7 @@ from kernels_cupy.extend_attention import (
 )
 from kernels_cupy.launch import multiprocessors, shared_limit
 from kernels_cupy.paged_attention import HEAD_DIMS, merge_parts, paged_attention, wide_rows
-from kernels_cupy.plan import NARROW, AttentionPlan, Prefix, draft, finish
+from kernels_cupy.plan import NARROW, AttentionPlan, HostPlan, Prefix, draft, on_host, upload
 from workbench.forward import ForwardBatch
 
 
@@ -31,6 +31,21 @@ def plan_attention(
     """Tables of the layers that have this window. `turns(shifts)` makes the table of query
     turns.
     """
+    host = host_plan(batch, window, heads, kv_heads, dim, device, shared)
+    return host.on(upload(host.arrays, device), turns)
+
+
+def host_plan(
+    batch: ForwardBatch,
+    window: int | None,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    device: torch.device,
+    shared: list[Prefix],
+    width: int = 1,
+) -> HostPlan:
+    """`plan_attention` before it goes to the device; block tables of `width` pages at least."""
     need(dim in HEAD_DIMS, f"head_dim of {HEAD_DIMS} (others: ops='cpu')", dim)
     fits = heads % kv_heads == 0 and heads // kv_heads <= NARROW
     need(fits, f"at most {NARROW} query heads a KV head", heads, kv_heads)
@@ -39,7 +54,7 @@ def plan_attention(
         blocks = max(1, multiprocessors(device) // kv_heads)
     block = block_rows(dim, shared_limit(device))
     drafted = draft(batch, window, heads // kv_heads, block, shared, wide_rows(dim), blocks)
-    return finish(drafted, batch, device, turns)
+    return on_host(drafted, batch, width)
 
 
 def attention(

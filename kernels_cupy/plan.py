@@ -173,36 +173,86 @@ def shared_prefixes(
     return found
 
 
-def finish(d: _Draft, batch: ForwardBatch, device: torch.device, turns: Any) -> AttentionPlan:
-    """The draft as device tensors, in one copy. `turns(shifts)` makes the table of query turns."""
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """An `AttentionPlan` on the host: its arrays in a fixed order, and what they hold."""
+
+    arrays: tuple[Ints, ...]  # tables; items, rows, prefix a launch; tiles; shared; merges
+    widths: tuple[int, ...]  # of the launches
+    parts: int = 0
+    shifts: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What a captured launch bakes in: steps of equal shape differ in the arrays' values
+        alone."""
+        return (self.widths, self.parts, self.shifts, *(a.shape for a in self.arrays))
+
+    def on(self, tensors: Sequence[Tensor], turns: Any) -> AttentionPlan:
+        """The plan over device copies of the arrays. `turns(shifts)` makes the table of turns."""
+        given = iter(tensors)
+        tables = next(given)
+        launches = tuple(ItemTables(w, next(given), next(given), next(given)) for w in self.widths)
+        tiles, shared_tiles, shared_list, tokens, starts = given
+        return AttentionPlan(
+            tables,
+            launches,
+            tiles if len(tiles) else None,
+            shared_tiles if len(shared_tiles) else None,
+            shared_list if len(shared_tiles) else None,
+            self.parts,
+            tokens if len(tokens) else None,
+            starts if len(tokens) else None,
+            turns([-s for s in self.shifts]) if self.shifts else None,
+        )
+
+
+def on_host(d: _Draft, batch: ForwardBatch, width: int = 1) -> HostPlan:
+    """The draft as arrays. `width`: pages that the block tables have room for at least."""
     launches = [(NARROW, d.narrow), (d.wide_rows, d.wide)]
     launches = [(w, i) for w, i in launches if i.items]
     counts = sorted(d.parts.items())
-    arrays: list[Ints] = [_tables(batch, d.extra)]
+    arrays: list[Ints] = [_tables(batch, d.extra, width)]
     for _, i in launches:
         arrays += [_ints(i.items, 8), _ints(i.rows, 8), np.cumsum([0, *i.tiles], dtype=np.int32)]
     arrays.append(_ints(sorted(d.tiles, key=lambda t: -(t[4] + t[3])), 8))
     arrays += [_ints(d.shared_tiles, 8), _ints(d.shared_list, 2)]
     arrays.append(np.array([t for t, _ in counts], dtype=np.int32))
     arrays.append(np.cumsum([0, *(n for _, n in counts)], dtype=np.int32))
-    on_device = iter(_upload(arrays, device))
-    tables = next(on_device)
-    made = tuple(
-        ItemTables(w, next(on_device), next(on_device), next(on_device)) for w, _ in launches
-    )
-    tiles, shared_tiles, shared_list, tokens, starts = on_device
-    merged = len(counts) > 0
-    return AttentionPlan(
-        tables,
-        made,
-        tiles if d.tiles else None,
-        shared_tiles if d.shared_tiles else None,
-        shared_list if d.shared_tiles else None,
-        int(sum(n for _, n in counts)),
-        tokens if merged else None,
-        starts if merged else None,
-        turns([-s for s in d.shifts]) if d.shifts else None,
-    )
+    parts = sum(n for _, n in counts)
+    return HostPlan(tuple(arrays), tuple(w for w, _ in launches), parts, tuple(d.shifts))
+
+
+def decodes(batch: ForwardBatch, window: int | None, width: int) -> HostPlan:
+    """The plan of rows of one token each that share and attach nothing: `on_host` of their draft,
+    without a walk over the rows."""
+    limits = batch.kv_lens.numpy()
+    count = len(limits)
+    firsts = np.zeros_like(limits) if window is None else np.maximum(0, limits - window)
+    lows = firsts // TILE * TILE
+    items, rows = np.zeros((2, count, 8), dtype=np.int32)
+    items[:, 0] = items[:, 3] = rows[:, 0] = np.arange(count)
+    items[:, 1], items[:, 2], items[:, 4] = lows, limits, 1
+    items[:, 5] = rows[:, 1] = firsts
+    items[:, 6] = rows[:, 2] = limits
+    rows[:, 3:5] = -1
+    prefix = np.zeros(count + 1, dtype=np.int32)
+    np.cumsum(-(-(limits - lows) // TILE), out=prefix[1:])
+    none = (_ints([], 8), _ints([], 8), _ints([], 2))
+    empty = (np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int32))
+    return HostPlan((_tables(batch, (), width), items, rows, prefix, *none, *empty), (NARROW,))
+
+
+def upload(arrays: Sequence[Ints], device: torch.device) -> list[Tensor]:
+    """The arrays on the device, in one copy."""
+    flat = torch.from_numpy(np.concatenate([a.ravel() for a in arrays])).to(device)
+    return split(flat, arrays)
+
+
+def split(flat: Tensor, arrays: Sequence[Ints]) -> list[Tensor]:
+    """Views of int32 `flat`, shaped like the arrays, one after the other."""
+    parts = flat.split([a.size for a in arrays])
+    return [p.view(a.shape) for p, a in zip(parts, arrays, strict=True)]
 
 
 def _record(token: int, first: int, limit: int, turn: int = -1) -> list[int]:
@@ -297,18 +347,11 @@ def _ints(rows: Sequence[Sequence[int]], width: int) -> Ints:
     return np.array(rows, dtype=np.int32).reshape(-1, width)
 
 
-def _tables(batch: ForwardBatch, extra: Sequence[Sequence[int]]) -> Ints:
+def _tables(batch: ForwardBatch, extra: Sequence[Sequence[int]], width: int) -> Ints:
     own = batch.block_tables.numpy()
-    width = max([own.shape[1], 1, *(len(pages) for pages in extra)])
+    width = max([own.shape[1], width, *(len(pages) for pages in extra)])
     tables = np.zeros((own.shape[0] + len(extra), width), dtype=np.int32)
     tables[: own.shape[0], : own.shape[1]] = own
     for row, pages in enumerate(extra, own.shape[0]):
         tables[row, : len(pages)] = pages
     return tables
-
-
-def _upload(arrays: Sequence[Ints], device: torch.device) -> list[Tensor]:
-    flat = torch.from_numpy(np.concatenate([a.ravel() for a in arrays])).to(device)
-    sizes = [a.size for a in arrays]
-    parts = flat.split(sizes)
-    return [p.view(a.shape) for p, a in zip(parts, arrays, strict=True)]

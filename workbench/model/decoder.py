@@ -76,6 +76,7 @@ class Decoder:
         make_pool: MakePool = TorchPool,
     ) -> None:
         self.name, self.ops, self.dtype, self.device = name, ops, dtype, device
+        self.sample = ops.sample  # where the logits lie
         self.facts: NetFacts = shape
         self._make_pool = make_pool
         self.adapters: dict[str, Adapter] = {}

@@ -12,6 +12,7 @@ from workbench.forward import Forward, ForwardBatch, ForwardOutput, Pool
 from workbench.kv.layout import KVLayout
 from workbench.kv.pool import TorchPool
 from workbench.ops.choose import Choice, choose
+from workbench.ops.cpu import CpuOps
 from workbench.ops.packing import FORMS, Form, can_prepack
 
 from . import catalogue
@@ -74,6 +75,7 @@ class Model:
         )  # fmt: skip
         self.shape = opened.shape
         self.name, self.facts = net.name, net.facts
+        self.sample: Any = getattr(net, "sample", CpuOps().sample)  # draws where the logits lie
 
     @property
     def adapters(self) -> Mapping[str, Any]:
