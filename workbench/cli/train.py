@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import hashlib
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", default="runs/train", help="folder of the result")
     verb.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     verb.add_argument("--steps", type=int, help="fewer or more steps than the recipe's")
+    verb.add_argument("--seconds", type=float, help="as many steps as fit in this time")
     verb.set_defaults(handler=run)
 
 
@@ -31,10 +33,13 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if args.resume and not (out / "state.pt").exists():
         raise Failure(f"a checkpoint was wanted in {out}, none is there; leave --resume out")
-    for row in train(recipe, out, args.resume, workers=max(1, (os.cpu_count() or 2) - 2)):
-        log(f"step {row.step} of {recipe.steps}: {row.tokens / row.seconds:,.0f} tokens/s")
+    workers = max(1, min(8, (os.cpu_count() or 2) - 2))
+    for row in train(recipe, out, args.resume, workers, args.seconds):
+        log(f"step {row.step}: {row.tokens / row.seconds:,.0f} tokens/s")
         figures = {"step": row.step, "loss": row.loss, "validation": row.validation}
         emit(figures) if args.json else log(str(figures))
     weights = out / "adapter_model.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    emit({"out": str(weights), "sha256": digest, "bytes": weights.stat().st_size})
+    families = json.loads((out / "validation.json").read_text())
+    size = weights.stat().st_size
+    emit({"out": str(weights), "sha256": digest, "bytes": size, "validation": families})

@@ -29,13 +29,13 @@ class Mixture:
     """What is trained on. A threshold of None is a run of which nothing is pruned."""
 
     style: Literal["tree", "flat"] = "tree"
-    families: tuple[str, ...] = tuple(FAMILIES)
+    shares: tuple[tuple[str, float], ...] = tuple((name, 1.0) for name in FAMILIES)
     shortest: int = 2
     longest: int = 14
     thresholds: tuple[int | None, ...] = (0, 0, 1, 2, None)
     gap_share: float = 0.3  # of problems that get free positions after the prompt
     longest_gap: int = 1500
-    row: int = 1536  # tokens a row; longer documents are left out
+    row: int = 2048  # tokens a row; longer documents are left out
 
 
 def is_held_out(problem: Problem) -> bool:
@@ -46,7 +46,7 @@ def is_held_out(problem: Problem) -> bool:
 def draw(mixture: Mixture, rng: random.Random, held_out: bool = False) -> Problem:
     """A problem of the mixture, from the training or the validation prompts."""
     while True:
-        family = rng.choice(mixture.families)
+        [family] = rng.choices(*zip(*mixture.shares, strict=True))
         level = rng.randint(mixture.shortest, mixture.longest)
         if family == "expression":
             level |= 1
@@ -93,18 +93,17 @@ class Batch:
         return int(self.ids.size)
 
 
-def pack(views: Sequence[View], row: int) -> Batch:
-    """First-fit rows of `row` tokens; `dead` becomes an index into the row."""
-    rows: list[list[View]] = []
-    free: list[int] = []
+def pack(views: Sequence[View], rows: int, row: int) -> Batch:
+    """First-fit, longest first, in `rows` rows of `row` tokens; views that find no room are left
+    out. `dead` becomes an index into the row."""
+    members: list[list[View]] = [[] for _ in range(rows)]
+    free = [row] * rows
     for view in sorted(views, key=len, reverse=True):
-        place = next((i for i, left in enumerate(free) if left >= len(view)), len(rows))
-        if place == len(rows):
-            rows.append([])
-            free.append(row)
-        rows[place].append(view)
-        free[place] -= len(view)
-    shape = (len(rows), row)
+        place = next((i for i, left in enumerate(free) if left >= len(view)), None)
+        if place is not None:
+            members[place].append(view)
+            free[place] -= len(view)
+    shape = (rows, row)
     batch = Batch(
         ids=np.zeros(shape, np.int32),
         positions=np.zeros(shape, np.int32),
@@ -112,9 +111,9 @@ def pack(views: Sequence[View], row: int) -> Batch:
         document=np.full(shape, -1, np.int32),
         targets=np.full(shape, NO_TARGET, np.int32),
     )
-    for b, members in enumerate(rows):
+    for b, packed in enumerate(members):
         at = 0
-        for number, view in enumerate(members):
+        for number, view in enumerate(packed):
             span = slice(at, at + len(view))
             batch.ids[b, span] = view.ids
             batch.positions[b, span] = view.positions
@@ -128,13 +127,14 @@ def pack(views: Sequence[View], row: int) -> Batch:
 def batch_at(
     mixture: Mixture, encoder: Encoder, tokens: int, seed: int, step: int, held_out: bool = False
 ) -> Batch:
-    """The batch of about `tokens` tokens for a step: a pure function, so a run can be resumed."""
+    """The batch of `tokens` tokens for a step: a pure function, so a run can be resumed. The shape
+    is the same for every step."""
     rng = random.Random(f"{seed}/{step}/{held_out}")
     views: list[View] = []
     drawn = 0
-    while drawn < 0.97 * tokens:
+    while drawn < tokens:
         view = encoder.view(draw(mixture, rng, held_out), mixture, rng)
         if len(view) <= mixture.row:
             views.append(view)
             drawn += len(view)
-    return pack(views, mixture.row)
+    return pack(views, max(1, tokens // mixture.row), mixture.row)

@@ -3,19 +3,19 @@
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from workbench.train.corpus import Batch, Encoder, Mixture, batch_at
 from workbench.train.net import LINEARS, LoraFacts, TrainNet
-from workbench.train.views import NO_TARGET
+from workbench.train.step import Speed, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +56,14 @@ class Row:
     seconds: float
 
 
-def visible(batch: Batch, device: torch.device) -> Tensor:
-    """Who sees whom: [B, 1, N, N] bool (see `views`)."""
-    document = torch.from_numpy(batch.document).to(device)
-    dead = torch.from_numpy(batch.dead).to(device)
-    place = torch.arange(document.shape[1], device=device)
-    same = document[:, :, None] == document[:, None, :]
-    causal = place[None, :, None] >= place[None, None, :]
-    alive = place[None, :, None] < dead[:, None, :]
-    padding = torch.eye(len(place), dtype=torch.bool, device=device)  # no row may be empty
-    return (same & causal & alive | padding)[:, None]
+TIMED = (50, 150)  # steps between which a step is timed
 
 
 class Loop:
     """One training run over a net; `run` yields rows and leaves the adapter in `out`.
 
-    `encoder` is called in worker processes; it must be importable there.
+    `encoder` is called in worker processes; it must be importable there. With `seconds` the number
+    of steps is set, once the first hundred have been timed, to what fits.
     """
 
     def __init__(
@@ -82,17 +74,24 @@ class Loop:
         out: Path,
         device: torch.device,
         workers: int = 1,
+        speed: Speed = "plain",
+        seconds: float | None = None,
     ) -> None:
         self.recipe, self.net, self.encoder = recipe, net.to(device), encoder
-        self.out, self.device, self.workers = out, device, workers
+        self.out, self.device, self.workers, self.seconds = out, device, workers, seconds
+        on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             [p for p in net.parameters() if p.requires_grad],
-            lr=recipe.rate,
+            lr=torch.tensor(recipe.rate, device=device) if on_gpu else recipe.rate,
             betas=(0.9, 0.98),
             weight_decay=0.0,
-            fused=device.type == "cuda",
+            fused=on_gpu,
+            capturable=on_gpu,
         )
+        self.learn = Step(self.net, self.optimizer, recipe.clip, speed)
         self.step = 0
+        self._timed_from = 0.0
+        self._held_out: dict[tuple[Mixture, int], list[Batch]] = {}
         out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -103,52 +102,59 @@ class Loop:
         """Go on where a killed run saved last. Raises FileNotFoundError when nothing was saved."""
         state = torch.load(self.state_file, map_location=self.device, weights_only=True)
         self.net.load_state_dict(state["net"], strict=False)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         self.step = int(state["step"])
+        self.recipe = replace(self.recipe, steps=int(state["steps"]))
+        self.seconds = None
 
     def save(self) -> None:
-        trained = {k: v for k, v in self.net.state_dict().items() if k.startswith(("down", "up"))}
-        state = {"net": trained, "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state = {
+            "net": self.net.trained(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "steps": self.recipe.steps,
+        }
         partial = self.state_file.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.state_file)
+        self.write_adapter()
 
     def run(self) -> Iterator[Row]:
-        recipe = self.recipe
         began, losses, tokens = time.perf_counter(), torch.zeros((), device=self.device), 0
         since = self.step
         for batch in self._batches():
-            for group in self.optimizer.param_groups:
-                group["lr"] = recipe.rate_at(self.step)
-            loss = self._loss(batch)
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            losses += self.learn(batch, self.recipe.rate_at(self.step))
             self.step += 1
-            losses += loss.detach()
             tokens += batch.tokens
-            last = self.step == recipe.steps
-            if self.step % recipe.save_every == 0 or last:
+            self._fit(time.perf_counter() - began)
+            last = self.step == self.recipe.steps
+            if self.step % self.recipe.save_every == 0 or last:
                 self.save()
-            if self.step % recipe.report_every == 0 or last:
-                check = self.step % recipe.validate_every == 0 or last
+            if self.step % self.recipe.report_every == 0 or last:
+                check = self.step % self.recipe.validate_every == 0 or last
                 mean = float(losses) / (self.step - since)
                 seconds = time.perf_counter() - began
                 yield Row(self.step, mean, self.validate() if check else None, tokens, seconds)
                 losses.zero_()
                 since = self.step
-        self.write_adapter()
 
-    @torch.no_grad()
-    def validate(self, batches: int = 2) -> float:
-        """Mean loss over held-out prompts, the same ones each time."""
-        recipe, encoder = self.recipe, self.encoder()
-        held_out = (
-            batch_at(recipe.mixture, encoder, recipe.tokens, recipe.seed, n, held_out=True)
-            for n in range(batches)
-        )
-        return sum(float(self._loss(batch)) for batch in held_out) / batches
+    def validate(self, families: tuple[str, ...] = (), batches: int = 2) -> float:
+        """Mean loss over held-out prompts of the mixture or of some of its families, the same ones
+        each time."""
+        mixture, recipe = self.recipe.mixture, self.recipe
+        if families:
+            mixture = replace(mixture, shares=tuple((name, 1.0) for name in families))
+        key = (mixture, batches)
+        if key not in self._held_out:
+            encoder = self.encoder()
+            self._held_out[key] = [
+                batch_at(mixture, encoder, recipe.tokens, recipe.seed, n, held_out=True)
+                for n in range(batches)
+            ]
+        return sum(float(self.learn.loss(batch)) for batch in self._held_out[key]) / batches
 
     def write_adapter(self) -> Path:
         """Adapter in PEFT's layout; returns the weights file."""
@@ -169,29 +175,35 @@ class Loop:
         (self.out / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=1))
         return weights
 
-    def _loss(self, batch: Batch) -> Tensor:
-        def there(column: object) -> Tensor:
-            return torch.as_tensor(column).to(self.device, torch.int64, non_blocking=True)
-
-        mask = visible(batch, self.device)
-        targets = there(batch.targets)
-        if not bool((batch.targets != NO_TARGET).any()):
-            raise ValueError("a batch without targets: every document was longer than the row")
-        loss: Tensor = self.net(there(batch.ids), there(batch.positions), mask, targets)
-        return loss
+    def _fit(self, elapsed: float) -> None:
+        """Set the number of steps to what `seconds` allow. Compilation and capture lie before
+        `TIMED[0]`."""
+        if self.seconds is None or self.step not in TIMED:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        if self.step == TIMED[0]:
+            self._timed_from = time.perf_counter()
+            return
+        a_step = (time.perf_counter() - self._timed_from) / (TIMED[1] - TIMED[0])
+        left = int((self.seconds - elapsed) / a_step)
+        self.recipe = replace(self.recipe, steps=self.step + max(1, left))
+        self.seconds = None
 
     def _batches(self) -> Iterator[Batch]:
-        recipe = self.recipe
         ahead = 4 * self.workers
         with ProcessPoolExecutor(
             self.workers, get_context("spawn"), _set_encoder, (self.encoder,)
         ) as pool:
-            waiting: list[Future[Batch]] = []
-            for step in range(self.step, recipe.steps + ahead):
-                if step < recipe.steps:
-                    waiting.append(pool.submit(_make, recipe, step))
-                if len(waiting) > ahead or (step >= recipe.steps and waiting):
-                    yield waiting.pop(0).result()
+            waiting: deque[Future[Batch]] = deque()
+            place = self.step
+            while self.step < self.recipe.steps:
+                while len(waiting) < ahead and place < self.recipe.steps:
+                    waiting.append(pool.submit(_make, self.recipe, place))
+                    place += 1
+                yield waiting.popleft().result()
+            for batch in waiting:
+                batch.cancel()
 
 
 _encoder: Encoder | None = None

@@ -1,18 +1,22 @@
 """The net in the form that training wants: dense, differentiable, LoRA merged into each weight.
 
 Only the Llama family without extras (the SmolLM2 that the adapters are for); serving has its own
-decoder over pages. Axis letters: B packed rows, N tokens a row, R targets, M width, V vocabulary.
+decoder over pages. Weights of one kind lie stacked over the layers, so that merging an adapter is
+seven products a step and not seven a layer. Axis letters: L layers, B packed rows, N tokens a row,
+T targets, M width, V vocabulary, r rank.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.model.shape import ModelShape
+from workbench.train.masks import Mask, attend
 
 LINEARS = (
     "self_attn.q_proj",
@@ -23,14 +27,17 @@ LINEARS = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
+NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 @dataclass(frozen=True, slots=True)
 class LoraFacts:
-    """Rank and scale of an adapter on all seven linears (2106.09685)."""
+    """Rank and scale of an adapter on all seven linears (2106.09685). `full` trains the weights
+    themselves instead."""
 
     rank: int = 12
     scale: float = 2.0  # alpha / rank
+    full: bool = False
 
 
 class TrainNet(nn.Module):
@@ -46,81 +53,116 @@ class TrainNet(nn.Module):
         if shape.experts or shape.qk_norm != "none" or shape.qkv_bias:
             raise ValueError(f"training serves plain Llama nets; {shape.family} has more to it")
         self.shape, self.lora = shape, lora
-        for name, tensor in weights.items():
-            self.register_buffer(name.replace(".", "__"), tensor, persistent=False)
+        self.one_layer = partial(layer, shape)
+        head = "model.embed_tokens" if shape.tied_head else "lm_head"
+        for name, place in (
+            ("embedding", "model.embed_tokens"),
+            ("norm", "model.norm"),
+            ("head", head),
+        ):
+            self.register_buffer(name, weights[f"{place}.weight"], persistent=False)
+        for name in (*NORMS, *LINEARS):
+            layers = [weights[f"{_at(i)}.{name}.weight"] for i in range(shape.layers)]
+            self.register_buffer(_key(name), torch.stack(layers), persistent=False)
         generator = torch.Generator().manual_seed(seed)
-        self.down = nn.ParameterDict()  # A [r, in]
-        self.up = nn.ParameterDict()  # B [out, r]
-        for name in self.linear_names():
-            out, inner = self.weight(name).shape
-            a = torch.randn(lora.rank, inner, generator=generator) / math.sqrt(inner)
-            self.down[name.replace(".", "__")] = nn.Parameter(a)
-            self.up[name.replace(".", "__")] = nn.Parameter(torch.zeros(out, lora.rank))
+        self.down = nn.ParameterDict()  # A [L, r, in]
+        self.up = nn.ParameterDict()  # B [L, out, r]
+        self.whole = nn.ParameterDict()  # W [L, out, in], fp32, only where all of it is trained
+        for name in LINEARS:
+            base = self.stacked(name)
+            if lora.full:
+                self.whole[_key(name)] = nn.Parameter(base.float())
+                continue
+            layers_, out, inner = base.shape
+            a = torch.randn(layers_, lora.rank, inner, generator=generator) / math.sqrt(inner)
+            self.down[_key(name)] = nn.Parameter(a)
+            self.up[_key(name)] = nn.Parameter(torch.zeros(layers_, out, lora.rank))
 
-    def linear_names(self) -> Iterator[str]:
-        for layer in range(self.shape.layers):
-            for linear in LINEARS:
-                yield f"model.layers.{layer}.{linear}"
-
-    def weight(self, name: str) -> Tensor:
-        return self.get_buffer(f"{name}.weight".replace(".", "__"))
+    def stacked(self, name: str) -> Tensor:
+        return self.get_buffer(_key(name))
 
     def merged(self, name: str) -> Tensor:
-        key, base = name.replace(".", "__"), self.weight(name)
-        delta = self.up[key] @ self.down[key]
-        merged: Tensor = base + (self.lora.scale * delta).to(base.dtype)
-        return merged
+        """A linear's weights with what was learned, [L, out, in]."""
+        key, base = _key(name), self.stacked(name)
+        if self.lora.full:
+            return self.whole[key].to(base.dtype)
+        delta = torch.bmm(self.up[key], self.down[key])
+        return base + (self.lora.scale * delta).to(base.dtype)
 
-    def forward(self, ids: Tensor, positions: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss over targets ≥ 0. ids, positions, targets [B, N]; mask [B, 1, N, N] bool."""
-        embedding = self.weight("model.embed_tokens")
+    def trained(self) -> dict[str, Tensor]:
+        """What a checkpoint holds."""
+        return {k: v for k, v in self.state_dict().items() if k.startswith(("down", "up", "whole"))}
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, mask: Mask, places: Tensor, wanted: Tensor
+    ) -> Tensor:
+        """Mean loss over targets. ids, positions [B, N]; `places` [T] are indexes into the B·N
+        tokens, `wanted` [T] the tokens to predict there, negative for none."""
         rotary = self.shape.rope.rotary(self.shape.head_dim)
-        angles = positions[..., None].float() * rotary.inv_freq.to(positions.device)
-        turn = (
-            angles.cos()[:, None].to(embedding.dtype),
-            angles.sin()[:, None].to(embedding.dtype),
-        )
-        x = F.embedding(ids, embedding)
-        for layer in range(self.shape.layers):
-            prefix = f"model.layers.{layer}"
-            x = x + self._attend(prefix, self._norm(f"{prefix}.input_layernorm", x), turn, mask)
-            x = x + self._feed(prefix, self._norm(f"{prefix}.post_attention_layernorm", x))
-        chosen = targets >= 0
-        hidden = self._norm("model.norm", x[chosen])
-        head = embedding if self.shape.tied_head else self.weight("lm_head")
-        return F.cross_entropy((hidden @ head.T).float(), targets[chosen])
-
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight(name), self.shape.norm_eps)
-
-    def _attend(self, prefix: str, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        def heads(name: str, count: int) -> Tensor:
-            y = F.linear(x, self.merged(f"{prefix}.self_attn.{name}"))
-            return y.view(*y.shape[:2], count, self.shape.head_dim).transpose(1, 2)
-
-        q = _rotate(heads("q_proj", self.shape.heads), *turn)
-        k = _rotate(heads("k_proj", self.shape.kv_heads), *turn)
-        v = heads("v_proj", self.shape.kv_heads)
-        group = self.shape.heads // self.shape.kv_heads
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return F.linear(y.transpose(1, 2).flatten(-2), self.merged(f"{prefix}.self_attn.o_proj"))
-
-    def _feed(self, prefix: str, x: Tensor) -> Tensor:
-        gate = F.linear(x, self.merged(f"{prefix}.mlp.gate_proj"))
-        up = F.linear(x, self.merged(f"{prefix}.mlp.up_proj"))
-        return F.linear(F.silu(gate) * up, self.merged(f"{prefix}.mlp.down_proj"))
+        angles = positions[:, None, :, None].float() * rotary.inv_freq.to(positions.device)
+        turn = angles.cos().to(self.embedding.dtype), angles.sin().to(self.embedding.dtype)
+        x = F.embedding(ids, self.embedding)
+        norms = [self.stacked(name).unbind() for name in NORMS]
+        linears = [self.merged(name).unbind() for name in LINEARS]
+        for weights in zip(*norms, *linears, strict=True):
+            x = self.one_layer(x, turn, mask, *weights)
+        x = x.flatten(0, 1)[places]
+        hidden = F.rms_norm(x, (x.shape[-1],), self.norm, self.shape.norm_eps)
+        return F.cross_entropy((hidden @ self.head.T).float(), wanted, ignore_index=-100)
 
     def adapter(self) -> dict[str, Tensor]:
-        """The LoRA in PEFT's layout, bf16."""
+        """The LoRA in PEFT's layout, bf16; the weights themselves where all were trained."""
         tensors: dict[str, Tensor] = {}
-        for name in self.linear_names():
-            key, place = name.replace(".", "__"), f"base_model.model.{name}"
-            tensors[f"{place}.lora_A.weight"] = self.down[key].detach().to("cpu", torch.bfloat16)
-            tensors[f"{place}.lora_B.weight"] = self.up[key].detach().to("cpu", torch.bfloat16)
+        for name, i in self._places():
+            key, place = _key(name), f"{_at(i)}.{name}"
+            if self.lora.full:
+                tensors[f"{place}.weight"] = _leave(self.whole[key][i])
+                continue
+            tensors[f"base_model.model.{place}.lora_A.weight"] = _leave(self.down[key][i])
+            tensors[f"base_model.model.{place}.lora_B.weight"] = _leave(self.up[key][i])
         return tensors
+
+    def _places(self) -> Iterator[tuple[str, int]]:
+        return ((name, i) for i in range(self.shape.layers) for name in LINEARS)
+
+
+def layer(
+    shape: ModelShape,
+    x: Tensor,
+    turn: tuple[Tensor, Tensor],
+    mask: Mask,
+    norm1: Tensor,
+    norm2: Tensor,
+    *linears: Tensor,
+) -> Tensor:
+    """One decoder layer, a pure function of its weights: so one compilation serves all layers."""
+    wq, wk, wv, wo, gate, up, down = linears
+
+    def heads(y: Tensor, count: int) -> Tensor:
+        return y.view(*y.shape[:2], count, shape.head_dim).transpose(1, 2)
+
+    y = F.rms_norm(x, (x.shape[-1],), norm1, shape.norm_eps)
+    q = _rotate(heads(F.linear(y, wq), shape.heads), *turn)
+    k = _rotate(heads(F.linear(y, wk), shape.kv_heads), *turn)
+    v = heads(F.linear(y, wv), shape.kv_heads)
+    seen = attend(q, k, v, mask)
+    x = x + F.linear(seen.transpose(1, 2).flatten(-2), wo)
+    y = F.rms_norm(x, (x.shape[-1],), norm2, shape.norm_eps)
+    return x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def _at(layer: int) -> str:
+    return f"model.layers.{layer}"
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "__")
+
+
+def _leave(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.bfloat16).contiguous()

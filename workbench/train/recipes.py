@@ -1,5 +1,6 @@
 """The adapters that ship with the package, as recipes that make them again."""
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from workbench.model.load import open_model
 from workbench.train.corpus import Encoder, Mixture
 from workbench.train.loop import Loop, Recipe, Row
 from workbench.train.net import LINEARS, TrainNet
+from workbench.train.step import Speed
 
 BASE = "smollm2-135m-instruct"
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"  # no system text: tokens saved
@@ -48,11 +50,24 @@ def net(recipe: Recipe, dtype: torch.dtype, base: str = BASE) -> TrainNet:
     return TrainNet(opened.shape, weights, recipe.lora, recipe.seed)
 
 
-def train(recipe: Recipe, out: Path, resume: bool = False, workers: int = 1) -> Iterator[Row]:
-    """Run a recipe on the machine's GPU, or on its CPU (hours); yields figures as they come."""
+def train(
+    recipe: Recipe,
+    out: Path,
+    resume: bool = False,
+    workers: int = 1,
+    seconds: float | None = None,
+    speed: Speed | None = None,
+) -> Iterator[Row]:
+    """Run a recipe on the machine's GPU, or on its CPU (hours); yields figures as they come.
+    `seconds` sets the number of steps to what fits. Held-out losses by family are left in
+    `out/validation.json`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    loop = Loop(recipe, net(recipe, dtype), partial(encoder, BASE), out, device, workers)
+    on_gpu = device.type == "cuda"
+    given = net(recipe, torch.bfloat16 if on_gpu else torch.float32)
+    speed = speed or ("graph" if on_gpu else "plain")
+    loop = Loop(recipe, given, partial(encoder, BASE), out, device, workers, speed, seconds)
     if resume:
         loop.resume()
     yield from loop.run()
+    losses = {name: loop.validate((name,), 1) for name, _ in recipe.mixture.shares}
+    (out / "validation.json").write_text(json.dumps(losses, indent=1))

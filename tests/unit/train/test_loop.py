@@ -11,8 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.model.shape import ModelShape, Rope
 from workbench.train.corpus import Encoder, Mixture, batch_at, draw
-from workbench.train.loop import Loop, Recipe, visible
-from workbench.train.net import LoraFacts, TrainNet
+from workbench.train.loop import Loop, Recipe
+from workbench.train.masks import blocks, dense
+from workbench.train.net import LINEARS, LoraFacts, TrainNet
+from workbench.train.step import Step
 
 VOCABULARY = 128  # ASCII, so that text is its own token ids
 SHAPE = ModelShape(
@@ -30,7 +32,7 @@ SHAPE = ModelShape(
     sliding=(None, None),
     tied_head=True,
 )
-MIXTURE = Mixture(families=("maze", "expression"), longest=5, row=768, gap_share=0.0)
+MIXTURE = Mixture(shares=(("maze", 1.0), ("expression", 1.0)), longest=5, row=768, gap_share=0.0)
 RECIPE = Recipe(
     "tiny",
     MIXTURE,
@@ -74,12 +76,8 @@ def tiny_net(llama: LlamaForCausalLM, seed: int = 0) -> TrainNet:
 
 def test_loss_equals_transformers_on_an_unpruned_document(llama: LlamaForCausalLM) -> None:
     mixture = replace(MIXTURE, thresholds=(None,))
-    batch = batch_at(mixture, ascii_encoder(), 700, seed=1, step=0)
-    loss = tiny_net(llama)(
-        *(torch.from_numpy(x).long() for x in (batch.ids, batch.positions)),
-        visible(batch, torch.device("cpu")),
-        torch.from_numpy(batch.targets).long(),
-    )
+    batch = batch_at(mixture, ascii_encoder(), 1536, seed=1, step=0)
+    loss = Step(tiny_net(llama), torch.optim.SGD([torch.zeros(1)]), 1.0).loss(batch)
     total, count = 0.0, 0
     for row in range(len(batch.ids)):
         for document in range(batch.document[row].max() + 1):
@@ -110,9 +108,10 @@ def test_the_adapter_file_means_the_same_to_peft(llama: LlamaForCausalLM, tmp_pa
     loop = Loop(RECIPE, net, ascii_encoder, tmp_path, torch.device("cpu"))
     loop.write_adapter()
     merged = PeftModel.from_pretrained(copy.deepcopy(llama), str(tmp_path)).merge_and_unload()
-    for name in net.linear_names():
-        wanted = merged.get_submodule(name).weight
-        torch.testing.assert_close(net.merged(name), wanted, atol=1e-6, rtol=0)
+    for name in LINEARS:
+        for i, ours in enumerate(net.merged(name)):
+            wanted = merged.get_submodule(f"model.layers.{i}.{name}").weight
+            torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=0)
 
 
 def test_the_loop_learns_and_a_cut_run_goes_on_as_if_uncut(
@@ -134,6 +133,14 @@ def test_the_loop_learns_and_a_cut_run_goes_on_as_if_uncut(
     list(resumed.run())
     for name, tensor in whole.net.adapter().items():
         assert torch.equal(tensor, resumed.net.adapter()[name]), name
+
+
+def test_blocks_are_the_dense_mask() -> None:
+    batch = batch_at(MIXTURE, ascii_encoder(), 1536, seed=1, step=0)
+    document, dead = torch.from_numpy(batch.document), torch.from_numpy(batch.dead)
+    rule = blocks(document, dead).mask_mod
+    b, _, q, k = torch.meshgrid(*map(torch.arange, (2, 1, 768, 768)), indexing="ij")
+    assert torch.equal(rule(b, torch.zeros_like(b), q, k), dense(document, dead))
 
 
 def test_validation_prompts_never_occur_in_training() -> None:

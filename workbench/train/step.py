@@ -1,0 +1,115 @@
+"""One optimiser step, and the same step as a CUDA graph.
+
+A step of a small net is thousands of short kernels: launched one by one, the host is the limit.
+With a fixed shape of rows the whole step (masks, forward, backward, clipping, AdamW) is captured
+once and replayed; attention is compiled and skips the blocks that no query sees.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.train.corpus import Batch
+from workbench.train.masks import Mask, blocks, dense
+from workbench.train.net import TrainNet
+from workbench.train.views import NO_TARGET
+
+Speed = Literal["plain", "compiled", "graph"]
+TARGET_SHARE = 0.75  # of a batch's tokens at most are targets; what is over is left out
+EAGER_STEPS = 3  # before a capture: kernels are compiled, the optimiser's state is made
+
+
+class Step:
+    """Calls take a batch and a learning rate and return the mean loss, still on the device.
+
+    `speed`: "plain" for any device; "compiled" compiles layers and block masks (CUDA); "graph"
+    replays the compiled step. Batches must then all have the first one's shape.
+    """
+
+    def __init__(
+        self, net: TrainNet, optimizer: torch.optim.Optimizer, clip: float, speed: Speed = "plain"
+    ) -> None:
+        self.net, self.optimizer, self.clip, self.speed = net, optimizer, clip, speed
+        self.device = net.embedding.device
+        self._made = 0
+        self._inputs: dict[str, Tensor] = {}
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._loss = torch.zeros((), device=self.device)
+        self._mask: Callable[[Tensor, Tensor], Mask] = dense
+        if speed != "plain":
+            self._mask = torch.compile(blocks, dynamic=False)
+            net.one_layer = torch.compile(net.one_layer, dynamic=False)
+
+    def __call__(self, batch: Batch, rate: float) -> Tensor:
+        self._load(batch)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if self.speed != "graph" or self._made < EAGER_STEPS:
+            self._made += 1
+            return self._update()
+        if self._graph is None:
+            self._capture()
+        assert self._graph is not None
+        self._graph.replay()
+        return self._loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss of a batch; nothing is learned."""
+        self._load(batch)
+        return self._forward().detach()  # with gradients, or the layers were compiled once more
+
+    def _update(self) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._forward()
+        torch.autograd.backward(loss)
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        torch.nn.utils.clip_grad_norm_(parameters, self.clip)
+        self.optimizer.step()
+        return loss.detach()
+
+    def _capture(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)  # so that a replay writes them, never adds
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._loss = self._update()
+
+    def _forward(self) -> Tensor:
+        given = self._inputs
+        mask = self._mask(given["document"], given["dead"])
+        loss: Tensor = self.net(
+            given["ids"], given["positions"], mask, given["places"], given["wanted"]
+        )
+        return loss
+
+    def _load(self, batch: Batch) -> None:
+        flat = batch.targets.reshape(-1)
+        places = np.flatnonzero(flat != NO_TARGET)
+        if not len(places):
+            raise ValueError("a batch without targets: every document was longer than the row")
+        limit = int(batch.tokens * TARGET_SHARE)
+        places = places[:limit]
+        wanted = np.full(limit, NO_TARGET, np.int64)
+        wanted[: len(places)] = flat[places]
+        columns = {
+            "ids": batch.ids,
+            "positions": batch.positions,
+            "document": batch.document,
+            "dead": batch.dead,
+            "places": np.pad(places, (0, limit - len(places))),
+            "wanted": wanted,
+        }
+        for name, column in columns.items():
+            host = torch.from_numpy(column)
+            if name not in self._inputs or self._inputs[name].shape != host.shape:
+                self._inputs[name] = host.to(self.device)
+            elif self.device.type == "cuda":
+                self._inputs[name].copy_(host.pin_memory(), non_blocking=True)
+            else:
+                self._inputs[name].copy_(host)
