@@ -45,6 +45,7 @@ class Settings:
     chunk: int = 512  # prefill tokens a step
     threads: int = 1  # of torch
     trace: Path | None = None
+    record: bool = True  # False: facts are counted, none is kept
     record_top: int = 5  # alternatives recorded with each sampled token
     record_routing: bool = True
     reasons: tuple[str, ...] = ()

@@ -1,17 +1,39 @@
-"""`workbench eval`: accuracy and cost of a strategy on a task, a row a seed and one over all."""
+"""`workbench eval`: accuracy and cost of strategies on tasks, a row a seed and one over all."""
 
 import argparse
+import json
 import math
-import time
-from statistics import mean
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from workbench.cli.output import Failure, Progress, Verbs, emit, pairs, table
 from workbench.cli.run import engine_options, open_session
 from workbench.cli.toolbox import tools_of
 
-COLUMNS = ("task", "level", "seed", "n", "accuracy", "ci95", "tok_s", "peak_kv_tokens", "wall_s")
-Z95 = 1.959964
+COLUMNS = (
+    "task", "level", "arm", "params", "seed", "n", "accuracy", "ci95", "tok_s", "peak_kv_tokens",
+    "wall_s",
+)  # fmt: skip
+HANDED_ON = (
+    "rows",
+    "slots",
+    "seconds",
+    "tools",
+    "budget",
+    "model",
+    "backend",
+    "weights",
+    "dtype",
+    "window",
+    "pages",
+    "page_size",
+    "adapter",
+)  # options of a worker
+SLOTS = {"cuda": 64, "torch-cuda": 64}  # runs at once by backend; 8 elsewhere
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -20,90 +42,182 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--task", default="chain")
     verb.add_argument("--level", type=int, default=8, help="size of a problem")
     verb.add_argument("--n", type=int, default=4, help="problems a seed")
-    verb.add_argument("--seeds", type=int, default=1)
+    verb.add_argument("--seeds", type=int, default=1, help="draws of the problems")
     verb.add_argument("--param", action="append", metavar="k=v")
     verb.add_argument("--budget", action="append", metavar="k=v")
     verb.add_argument("--tools", default="", help="further tools beside the task's own")
+    verb.add_argument("--arms", metavar="LIST", help="of tim,flat,window,base, or all of them: all")
+    verb.add_argument(
+        "--plan", type=Path, metavar="F", help="cells as a JSON list, most wanted first"
+    )
+    verb.add_argument("--rows", type=Path, metavar="F.jsonl", help="a row a problem; goes on there")
+    verb.add_argument("--slots", type=int, help="runs in the batch at once (64 on a GPU, else 8)")
+    verb.add_argument("--jobs", type=int, default=1, help="processes that share the problems")
+    verb.add_argument("--seconds", type=float, default=math.inf, help="what runs then is given up")
+    verb.add_argument("--share", default="0/1", help=argparse.SUPPRESS)  # a worker's, of --jobs
     engine_options(verb)
     verb.set_defaults(handler=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    for name in ("n", "seeds"):
-        if getattr(args, name) < 1:
-            raise Failure(f"--{name}: at least 1 was wanted, {getattr(args, name)} came")
-    session = open_session(args, None)
-    rows: list[dict[str, Any]] = []
-    total: list[dict[str, Any]] = []
+    for name in ("n", "seeds", "jobs", "slots"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise Failure(f"--{name}: at least 1 was wanted, {value} came")
+    place, workers = (int(part) for part in args.share.split("/"))
+    plan = cells(args)
+    if workers > 1:
+        worker(args, plan, place, workers)
+    elif args.jobs > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            args.rows = args.rows or Path(folder) / "rows.jsonl"
+            tell(args, plan, together(args, plan))
+    else:
+        tell(args, plan, worker(args, plan, 0, 1))
+
+
+def cells(args: argparse.Namespace) -> "list[Any]":
+    """The plan, in the order of its importance."""
+    from workbench.bench.arms import ARMS, Arm, Cell
+    from workbench.reasoning import make_strategy
+    from workbench.tasks.catalogue import task
+
+    def cell(one: dict[str, Any]) -> Cell:
+        arm = one["arm"]
+        known = ARMS.get(arm) or Arm(arm, arm)
+        params = one.get("params", {})
+        make_strategy(known.strategy, {**known.params, **params})
+        task(one["task"], one["level"], 0)
+        return Cell(one["task"], one["level"], known, one["n"], one.get("seeds", 1), params)
+
+    if args.plan:
+        try:
+            return [cell(one) for one in json.loads(args.plan.read_text())]
+        except (OSError, json.JSONDecodeError, KeyError) as error:
+            raise Failure(
+                f"--plan: a JSON list of cells with task, level, arm and n was wanted, {args.plan}"
+                f" gave {error!r}"
+            ) from error
+    names = args.arms.split(",") if args.arms else [args.strategy]
+    if args.arms == "all":
+        names = list(ARMS)
+    elif args.arms and (unknown := sorted(set(names) - set(ARMS))):
+        raise Failure(f"--arms: some of {', '.join(ARMS)} were wanted, {unknown[0]!r} came")
+    params = pairs(args.param, "--param")
+    return [
+        cell({
+            "task": args.task, "level": args.level, "arm": name, "n": args.n, "seeds": args.seeds,
+            # of several arms, only a tree's parameters may be given
+            "params": params if not args.arms or name == "tim" else {},
+        })
+        for name in names
+    ]  # fmt: skip
+
+
+def worker(
+    args: argparse.Namespace, plan: Sequence[Any], place: int, workers: int
+) -> dict[str, Any]:
+    """Carry out every n-th problem of each cell; all rows that are known then, by item."""
+    from workbench.bench.evaluate import Worker, key_of, read_rows
+
+    out = args.rows if workers == 1 else part(args.rows, place)
+    rows = read_rows([args.rows, out]) if args.rows else {}
+    known = dict(rows)
+    session = open_session(args, None, record=False, record_top=0, max_rows=slots(args))
+    hand = Worker(
+        session, slots(args), known, out, args.seconds,
+        tools_of(args.tools), pairs(args.budget, "--budget"),
+    )  # fmt: skip
+    progress = Progress()
     try:
-        for seed in range(args.seeds):
-            outcomes = [one(session, args, seed, i) for i in range(args.n)]
-            total += outcomes
-            rows.append(row(args, seed, outcomes))
-            if args.json:
-                emit(rows[-1])
-        rows.append(row(args, None, total))
+        mine = [
+            item
+            for cell in plan
+            for number, item in enumerate(cell.items())
+            if number % workers == place
+        ]
+        for row in hand.carry_out(mine):
+            rows[key_of(row)] = row
+            progress.show(
+                f"{len(rows) - len(known)} of {len(mine)} problems; {row['task']} {row['level']}"
+                f" {row['arm']}: {row['answer']!r}, {row['wanted']!r} is right"
+            )
     finally:
         session.close()
+        progress.done()
+    return rows
+
+
+def slots(args: argparse.Namespace) -> int:
+    if args.slots:
+        return int(args.slots)
+    from workbench.settings import Settings, resolve
+
+    return SLOTS.get(resolve(Settings(backend=args.backend)).backend, 8)
+
+
+def part(rows: Path, place: int) -> Path:
+    """Where a worker of several puts its rows."""
+    return rows.with_name(f"{rows.stem}.{place}.jsonl")
+
+
+def together(args: argparse.Namespace, plan: Sequence[Any]) -> dict[str, Any]:
+    """Processes that share the problems; their rows end up in one file."""
+    from workbench.bench.evaluate import read_rows
+
+    written = list(args.rows.parent.glob(f"{args.rows.stem}.*.jsonl"))
+    gather(args.rows, written)
+    wanted = args.rows.with_name(f"{args.rows.stem}.plan.json")
+    wanted.write_text(json.dumps([cell.described() for cell in plan]))
+    command = [sys.executable, "-m", "workbench.cli.main", "eval", f"--plan={wanted}"]
+    for name in HANDED_ON:
+        value = getattr(args, name)
+        for one in value if isinstance(value, list) else [value]:
+            if one not in (None, "", math.inf):
+                command.append(f"--{name.replace('_', '-')}={one}")
+    shares = range(args.jobs)
+    processes = [subprocess.Popen([*command, f"--share={n}/{args.jobs}"]) for n in shares]
+    ended = [process.wait() for process in processes]
+    gather(args.rows, [part(args.rows, n) for n in shares])
+    wanted.unlink()
+    if any(ended):
+        raise Failure(
+            f"--jobs: {args.jobs} workers should have ended with 0, they ended with {ended}; what"
+            f" they did is in {args.rows}"
+        )
+    return read_rows([args.rows])
+
+
+def gather(rows: Path, parts: Sequence[Path]) -> None:
+    """Put the parts' rows behind those in `rows`."""
+    with rows.open("a") as file:
+        for path in parts:
+            if path.exists():
+                file.write(path.read_text())
+                path.unlink()
+
+
+def tell(args: argparse.Namespace, plan: Sequence[Any], rows: dict[str, Any]) -> None:
+    found = list(summed(args.model, plan, rows, args.jobs))
     if args.json:
-        emit(rows[-1])
-    else:
-        table([{**r, "seed": "all" if r["seed"] is None else r["seed"]} for r in rows], COLUMNS)
+        for row in found:
+            emit(row)
+        return
+    shown = [{**row, "seed": "all" if row["seed"] is None else row["seed"]} for row in found]
+    table(shown, COLUMNS)
 
 
-def one(session: Any, args: argparse.Namespace, seed: int, place: int) -> dict[str, Any]:
-    """One problem, asked and judged."""
-    from workbench.tasks.catalogue import task
-    from workbench.tools import Lookup
+def summed(
+    model: str, plan: Sequence[Any], rows: dict[str, Any], jobs: int
+) -> Iterator[dict[str, Any]]:
+    """Rows a seed and one over all, cell by cell; what has no row yet is left out."""
+    from workbench.bench.evaluate import cell_row
 
-    problem = task(args.task, args.level, seed * 100_003 + place)
-    tools = tools_of(args.tools)
-    if problem.tool:
-        tools.append(Lookup(problem.results, name=problem.tool, parameter=problem.parameter))
-    Progress(plain_every=0).show(f"{args.task} seed {seed}, {place + 1} of {args.n}")
-    start = time.perf_counter()
-    result = session.run(
-        problem.prompt,
-        strategy=args.strategy,
-        seed=seed,
-        budget=pairs(args.budget, "--budget"),
-        tools=tools,
-        **pairs(args.param, "--param"),
-    ).wait()
-    return {
-        "right": result.answer.strip() == problem.answer,
-        "wall_s": time.perf_counter() - start,
-        **result.summary,
-    }
-
-
-def row(
-    args: argparse.Namespace, seed: int | None, outcomes: list[dict[str, Any]]
-) -> dict[str, Any]:
-    right = sum(o["right"] for o in outcomes)
-    wall = sum(o["wall_s"] for o in outcomes)
-    tokens = {k: sum(o["tokens"][k] or 0 for o in outcomes) for k in outcomes[0]["tokens"]}
-    return {
-        "task": args.task,
-        "level": args.level,
-        "strategy": args.strategy,
-        "params": pairs(args.param, "--param"),
-        "model": args.model,
-        "n": len(outcomes),
-        "seed": seed,
-        "accuracy": right / len(outcomes),
-        "ci95": wilson(right, len(outcomes)),
-        "tokens": tokens,
-        "tok_s": tokens["sampled"] / wall,
-        "peak_kv_tokens": max(o["kv"]["peak_tokens"] for o in outcomes),
-        "mean_peak_kv_tokens": mean(o["kv"]["peak_tokens"] for o in outcomes),
-        "wall_s": wall,
-    }
-
-
-def wilson(right: int, n: int) -> list[float]:
-    """Wilson's 95 % interval of a share: honest at 0 and at n of n too."""
-    p, z2 = right / n, Z95 * Z95
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    for cell in plan:
+        asked = [item for item in cell.items() if item.key in rows]
+        for seed in range(cell.seeds):
+            of_seed = [rows[item.key] for item in asked if item.seed == seed]
+            if of_seed:
+                yield cell_row(cell, seed, of_seed, model, jobs)
+        if asked:
+            yield cell_row(cell, None, [rows[item.key] for item in asked], model, jobs)

@@ -39,6 +39,9 @@ def engine_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--window", type=int, metavar="N", help="tokens a branch may hold in memory")
     verb.add_argument("--pages", type=int, metavar="N", help="pages of the pool")
     verb.add_argument("--page-size", type=int, default=16, metavar="N")
+    verb.add_argument(
+        "--adapter", action="append", metavar="NAME=DIR", help="a LoRA (PEFT) under that name"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         raise Failure(f"the run ended by an error: {result.error}")
 
 
-def open_session(args: argparse.Namespace, trace: Path | None) -> Any:
+def open_session(args: argparse.Namespace, trace: Path | None, **more: Any) -> Any:
     from workbench import open_workbench
 
     if trace is not None:
@@ -97,7 +100,10 @@ def open_session(args: argparse.Namespace, trace: Path | None) -> Any:
         page_size=args.page_size,
         window=args.window,
         trace=trace,
+        **more,
     )
+    for name, path in pairs(args.adapter, "--adapter").items():
+        session.model.load_adapter(name, path)
     return session
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from workbench.engine.sequence import Branch
 from workbench.events import BranchOpened, BranchRestored, TokenKnown, TokensFed
-from workbench.words import SeqId
+from workbench.words import RequestId, SeqId
 
 if TYPE_CHECKING:
     from workbench.engine.engine import Engine
@@ -73,8 +73,13 @@ class Ledger:
                 )
 
     def count_peaks(self) -> None:
-        pages = self._engine.memory.pages
-        for request in self._engine.requests.values():
-            if request.finish is None:
-                request.peak_pages = max(request.peak_pages, pages.held)
-                request.peak_tokens = max(request.peak_tokens, pages.resident)
+        memory, requests = self._engine.memory, self._engine.requests
+        held, resident = memory.pages.held, memory.pages.resident
+        own: dict[RequestId, int] = {}
+        for branch in memory.branches.values():
+            own[branch.request] = own.get(branch.request, 0) + branch.stored
+        for name, tokens in own.items():
+            request = requests[name]
+            request.peak_pages = max(request.peak_pages, held)
+            request.peak_tokens = max(request.peak_tokens, resident)
+            request.peak_own = max(request.peak_own, tokens)

@@ -24,7 +24,8 @@ class Request:
     reencoded: int = 0
     rotated: int = 0
     peak_pages: int = 0  # held in the pool, over all requests, while this one lived
-    peak_tokens: int = 0
+    peak_tokens: int = 0  # in the pool, likewise
+    peak_own: int = 0  # tokens that its own branches held
     first_token: float | None = None  # seconds since the engine started
     last_token: float | None = None
     finish: Finish | None = None  # None while it lives

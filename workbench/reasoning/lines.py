@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from workbench.engine.protocols import Stop, Until, Verdict
 from workbench.reasoning.chain import open_root
-from workbench.reasoning.strategy import Answer, Context, Strategy, Task, register
+from workbench.reasoning.strategy import Answer, Context, Strategy, Task, at_least, register
 from workbench.reasoning.tree import Node
 from workbench.tools.contract import Outcome, failure
 from workbench.words import Field, Finish, NodeKind, Origin
@@ -24,14 +24,19 @@ ANSWER = "answer: "
 @register
 @dataclass(frozen=True)
 class Lines(Strategy):
-    """`window`: tokens of lines kept at most, None for all; when it is over, the oldest lines
-    go until half of it is left."""
+    """`window`: tokens of lines kept at most, None for all. `peak`: tokens of prompt and lines
+    together, None for any number; lines go in time, so that one as long as any before still fits.
+    When either is over, the oldest lines go until half of what lines may take is left."""
 
     name: ClassVar[str] = "lines"
     window: int | None = None
+    peak: int | None = None
     adapter: str | None = "cot-smollm2"
     scale: float = 1.0
     max_tokens: int = 65_536
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "window", "peak", "max_tokens")
 
     async def run(self, ctx: Context, task: Task) -> Answer:
         adapter = self.adapter if self.adapter and ctx.has_adapter(self.adapter) else None
@@ -51,11 +56,16 @@ class _Writing:
     task: Task
     branch: Any
     root: Node
-    begun: int  # stream index at which the present line begins
+    start: int  # stream index of the first line
+    begun: int = field(init=False)  # of the present line
+    longest: int = 0  # tokens of a line so far
     line: bytearray = field(default_factory=bytearray)
     kept: deque[tuple[int, int]] = field(default_factory=deque)  # whole lines in memory
     answer: str = ""
     sampled: int = 0
+
+    def __post_init__(self) -> None:
+        self.begun = self.start
 
     async def run(self) -> Answer:
         while True:
@@ -106,21 +116,27 @@ class _Writing:
         if said.startswith(ANSWER):
             self.answer = said.removeprefix(ANSWER)
         self.kept.append((self.begun, stop))
+        self.longest = max(self.longest, stop - self.begun)
         self.begun = stop
         self.line.clear()
 
     def _over(self) -> bool:
-        window = self.lines.window
-        return window is not None and self._held() > window
+        window, peak = self.lines.window, self.lines.peak
+        if window is not None and self._held() > window:
+            return True
+        return peak is not None and self.start + self._held() + self.longest > peak
 
     def _held(self) -> int:
         return sum(stop - start for start, stop in self.kept)
 
     async def _slide(self) -> None:
-        assert self.lines.window is not None
+        window, peak = self.lines.window, self.lines.peak
+        rooms = [window] if window is not None else []
+        if peak is not None:
+            rooms.append(peak - self.start)
         first = self.kept[0][0]
         stop = first
-        while len(self.kept) > 1 and self._held() > self.lines.window // 2:
+        while len(self.kept) > 1 and self._held() > min(rooms) // 2:
             stop = self.kept.popleft()[1]
         if stop > first:
             await self.ctx.prune(self.branch, [(first, stop)], cause="window")

@@ -97,6 +97,7 @@ def summary(
             "page_size": page_size,
             "peak_pages": request.peak_pages,
             "peak_tokens": request.peak_tokens,
+            "own_peak_tokens": request.peak_own,
             "pruned_tokens": request.pruned,
             "reencoded_tokens": request.reencoded,
         },

@@ -18,7 +18,7 @@ from typing import Any
 from workbench.commands import Command
 from workbench.engine.engine import Engine
 from workbench.engine.errors import EngineError, RequestCancelled
-from workbench.events import RunStarted
+from workbench.events import Event, RunStarted
 from workbench.model import load_model
 from workbench.model.catalogue import ADAPTERS
 from workbench.ops.cpu import CpuOps
@@ -75,6 +75,10 @@ def load_trace(path: str | Path) -> Trace:
     return Trace.open(path)
 
 
+def _forget(event: Event) -> None:
+    """Nothing is recorded."""
+
+
 def load_shipped_adapters(model: Any) -> None:
     """The adapters in this package, where the model is the one they were trained on."""
     if model.source.name != DEFAULT_MODEL:
@@ -102,7 +106,7 @@ class Session:
         self._calls = itertools.count()
         self._tasks: dict[RequestId, set[asyncio.Task[Any]]] = {}
         self._recorder = Recorder(self.settings.trace, model.tokenizer.token_bytes)
-        self.meter = Meter(self._recorder.emit)
+        self.meter = Meter(self._recorder.emit if settings.record else _forget)
         self._loop = asyncio.new_event_loop()
         self._closed = self._interrupted = False
         self.engine = self._make_engine()
@@ -129,7 +133,7 @@ class Session:
             detokenize=model.tokenizer.token_bytes,
             tokenize=model.tokenizer.encode,
             eos=self.texts.eos,
-            ops_sample=CpuOps().sample,
+            ops_sample=getattr(model, "sample", CpuOps().sample),
             record_top=settings.record_top,
             record_routing=settings.record_routing,
         )

@@ -1,0 +1,239 @@
+"""Many problems through one engine at once: rows as they end, and cells over them.
+
+A worker keeps `slots` runs in the batch and appends a row to a file whenever one ends, so that a
+killed evaluation goes on where it stopped. Workers share a plan without talking: each takes every
+n-th problem, in all arms, since a window's size comes from the tree's run on the same problem.
+"""
+
+import json
+import math
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from workbench.bench.arms import (
+    Cell,
+    Item,
+    few_shots,
+    params_for,
+    pieces_of,
+    slip,
+    tools_for,
+)
+from workbench.session import Session
+from workbench.session.run import Run, RunFailed
+from workbench.tasks.catalogue import right
+from workbench.tasks.gold import Problem
+from workbench.tools.contract import Tool
+from workbench.words import Field, Finish
+
+Row = dict[str, Any]
+Z95 = 1.959964
+
+
+@dataclass(slots=True)
+class _Flight:
+    item: Item
+    problem: Problem
+    run: Run
+    began: float
+    share_s: float = 0.0  # of the worker's time: each interval is split among the runs in it
+
+
+@dataclass(slots=True)
+class Worker:
+    """Carries out items on one session. `rows` are known ones, by key; `out` takes new ones;
+    `seconds` after which no more is begun and what runs is given up."""
+
+    session: Session
+    slots: int
+    rows: dict[str, Row] = field(default_factory=dict)
+    out: Path | None = None
+    seconds: float = math.inf
+    tools: Sequence[Tool] = ()  # beside each problem's own
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    _peaks: dict[str, int] = field(default_factory=dict)
+    _flying: dict[int, _Flight] = field(default_factory=dict)
+    _ended: "queue.Queue[int]" = field(default_factory=queue.Queue)
+    _at: float = 0.0
+
+    def carry_out(self, items: Iterable[Item]) -> Iterator[Row]:
+        """Rows of those items that have none yet, in the order in which they end."""
+        for row in self.rows.values():
+            self._know(row)
+        waiting = deque(item for item in items if item.key not in self.rows)
+        began = self._at = time.perf_counter()
+        while waiting or self._flying:
+            while len(self._flying) < self.slots and (item := self._next(waiting)) is not None:
+                self._begin(item)
+            if not self._flying:
+                raise ValueError(
+                    f"{waiting[0].key}: a window needs the tree's run on the same problem; put tim"
+                    " into the plan too, with no parameter of its own"
+                )
+            left = began + self.seconds - time.perf_counter()
+            try:
+                ended = self._ended.get(timeout=max(0.0, left) if left < math.inf else None)
+            except queue.Empty:
+                for flight in self._flying.values():
+                    flight.run.cancel()
+                return
+            row = self._end(ended)
+            self._know(row)
+            if self.out is not None:
+                with self.out.open("a") as file:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield row
+
+    def _next(self, waiting: "deque[Item]") -> Item | None:
+        """The first item that can begin; a window can when its tree has ended."""
+        for place, item in enumerate(waiting):
+            if item.cell.arm.name != "window" or item.problem_key in self._peaks:
+                del waiting[place]
+                return item
+        return None
+
+    def _begin(self, item: Item) -> None:
+        problem, texts = item.problem(), self.session.texts
+        params = params_for(
+            item, problem, texts.tokenizer.encode, self._peaks.get(item.problem_key)
+        )
+        shown = few_shots(item, texts.tokenizer.chat) if item.cell.arm.name == "base" else None
+        run = self.session.run(
+            problem.prompt,
+            strategy=item.cell.arm.strategy,
+            seed=item.seed,
+            tools=[*self.tools, *tools_for(problem)],
+            budget=self.budget,
+            ids=shown,
+            **params,
+        )
+        self._tick()
+        name = id(run)
+        self._flying[name] = _Flight(item, problem, run, self._at)
+        run.future.add_done_callback(lambda _: self._ended.put(name))
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        for flight in self._flying.values():
+            flight.share_s += (now - self._at) / len(self._flying)
+        self._at = now
+
+    def _end(self, name: int) -> Row:
+        self._tick()
+        flight = self._flying.pop(name)
+        self.session.runs.remove(flight.run)  # else all that it held would stay
+        return {**_judged(flight), "wall_s": self._at - flight.began, "share_s": flight.share_s}
+
+    def _know(self, row: Row) -> None:
+        if row["arm"] == "tim" and not row["params"]:
+            self._peaks[f"{row['task']} {row['level']} {row['seed']} {row['place']}"] = row["peak"]
+
+
+def _judged(flight: _Flight) -> Row:
+    item, problem, run = flight.item, flight.problem, flight.run
+    cell = item.cell
+    context = run.contexts[0]
+    branch = next(iter(context.branches.values()))
+    start = branch.origins[1][0] if len(branch.origins) > 1 else len(branch.tokens)
+    text = context.text([t for t in branch.tokens[start:] if not context.is_end(t)])
+    spent = context.spent
+    try:
+        result = run.wait()
+        answer, finish, error = result.answer, str(result.finish), result.error
+    except RunFailed as failed:
+        answer, finish, error = "", str(Finish.ERROR), str(failed)
+    is_right = finish != Finish.ERROR and right(problem, answer)
+    nodes = context.tree.nodes.values()
+    return {
+        "task": cell.task, "level": cell.level, "arm": cell.arm.name, "params": dict(cell.params),
+        "seed": item.seed, "place": item.place, "right": is_right, "answer": answer,
+        "wanted": problem.answer, "finish": finish, "error": error,
+        "slip": "" if is_right else _slip(text, problem, cell, finish),
+        "sampled": spent.sampled, "computed": spent.computed, "reused": spent.reused,
+        "pruned": spent.pruned, "reencoded": spent.reencoded, "peak": spent.peak_own,
+        "text": len(branch.tokens),
+        "calls": sum(kind is Field.RESULT for node in nodes for kind, _, _ in node.fields),
+    }  # fmt: skip
+
+
+def _slip(text: str, problem: Problem, cell: Cell, finish: str) -> str:
+    """Where a wrong run first left the right text. The base model was never taught that text."""
+    if cell.arm.name == "base" or not problem.reasoning:
+        return "too long" if finish == Finish.LENGTH else "answer"
+    return slip(text, pieces_of(problem, cell.arm), cell.arm.is_tree) or finish
+
+
+def read_rows(paths: Iterable[Path]) -> dict[str, Row]:
+    """Rows of earlier runs by item; a line cut short by a kill is passed over."""
+    rows: dict[str, Row] = {}
+    for path in paths:
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            rows[key_of(row)] = row
+    return rows
+
+
+def key_of(row: Row) -> str:
+    """The key of the item that a row is of."""
+    params = json.dumps(row["params"], sort_keys=True)
+    cell = f"{row['task']} {row['level']} {row['arm']} {params}"
+    return f"{cell} {row['seed']} {row['place']}"
+
+
+def cell_row(cell: Cell, seed: int | None, rows: Sequence[Row], model: str, jobs: int) -> Row:
+    """What `workbench eval --json` prints of a seed, or (None) of all of them."""
+    n, good = len(rows), sum(row["right"] for row in rows)
+    total = {key: sum(row[key] for row in rows) for key in ("sampled", "computed", "reused")}
+    wall = sum(row["share_s"] for row in rows) / jobs
+    return {
+        "task": cell.task,
+        "level": cell.level,
+        "arm": cell.arm.name,
+        "strategy": cell.arm.strategy,
+        "params": dict(cell.params),
+        "model": model,
+        "n": n,
+        "seed": seed,
+        "accuracy": good / n,
+        "ci95": wilson(good, n),
+        "tokens": {**total, "scorer": 0},
+        "tok_s": total["sampled"] / wall,
+        "peak_kv_tokens": max(row["peak"] for row in rows),
+        "mean_peak_kv_tokens": mean(row["peak"] for row in rows),
+        "reencoded_share": sum(row["reencoded"] for row in rows) / max(1, total["sampled"]),
+        "calls": sum(row["calls"] for row in rows),
+        "errors": dict(Counter(row["slip"] for row in rows if not row["right"])),
+        "wall_s": wall,
+    }
+
+
+def wilson(good: int, n: int) -> list[float]:
+    """Wilson's 95 % interval of a share: honest at 0 and at n of n too."""
+    p, z2 = good / n, Z95 * Z95
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def paired(ours: Mapping[str, Row], theirs: Mapping[str, Row]) -> Row:
+    """Difference of two arms' accuracies on the same problems, with its 95 % interval (normal,
+    from the discordant pairs)."""
+    both = sorted(set(ours) & set(theirs))
+    n = len(both)
+    gained = sum(ours[key]["right"] and not theirs[key]["right"] for key in both)
+    lost = sum(theirs[key]["right"] and not ours[key]["right"] for key in both)
+    difference = (gained - lost) / n
+    half = Z95 * math.sqrt(max(0.0, (gained + lost) / n - difference**2) / n)
+    return {
+        "n": n, "difference": difference, "ci95": [difference - half, difference + half],
+        "gained": gained, "lost": lost,
+    }  # fmt: skip
