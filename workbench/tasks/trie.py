@@ -1,4 +1,5 @@
-"""Steps under three-digit labels, grouped as the trie of the labels: hundreds, tens, steps.
+"""Steps under labels of three digits (or two, or four), grouped as the trie of the labels:
+hundreds, tens, steps.
 
 Fan-out is at most ten, and every decision (down, on, up) is a comparison of the next label with
 the prefix at hand, never arithmetic on the number of steps.
@@ -25,16 +26,23 @@ class Link:
     said: str
     call: Call | None = None
     thought: str = ""
+    inner: tuple[Work, ...] = ()  # subtasks of the step itself
 
 
-def labels(count: int, rng: random.Random, gaps: Sequence[int]) -> list[str]:
-    """`count` increasing three-digit labels with gaps of one of the scales."""
-    scale = rng.choice([g for g in gaps if g * count < 850] or [1])
+def labels(count: int, rng: random.Random, gaps: Sequence[int], digits: int = 0) -> list[str]:
+    """`count` increasing labels with gaps of one of the scales, of `digits` digits (0: three
+    where they serve, else as many as do)."""
+    digits = digits or max(3, len(str(count + 10)))
+    first, room = 10 ** (digits - 1), 9 * 10 ** (digits - 1) - 10
+    if count > room:
+        raise ValueError(
+            f"labels of {digits} digits serve {room} steps, {count} came; give more digits"
+        )
+    scale = rng.choice([g for g in gaps if g * count < room - 40] or [1])
     steps = [rng.randint(1, scale) for _ in range(count - 1)]
-    while sum(steps) > 890:
+    while sum(steps) > room:
         steps = [max(1, step // 2) for step in steps]
-    first = rng.randint(100, 999 - sum(steps))
-    found = [first]
+    found = [rng.randint(first, 10 * first - 1 - sum(steps))]
     for step in steps:
         found.append(found[-1] + step)
     return [str(label) for label in found]
@@ -45,8 +53,10 @@ def trie(links: Sequence[Link]) -> tuple[Work, ...]:
     last step says."""
 
     def grow(part: Sequence[Link], digits: int) -> tuple[Work, ...]:
-        if digits == 3:
-            return tuple(Work(x.thought or f"{x.label}: {x.before}", x.said, x.call) for x in part)
+        if digits == len(part[0].label):
+            return tuple(
+                Work(x.thought or f"{x.label}: {x.before}", x.said, x.call, x.inner) for x in part
+            )
         works: list[Work] = []
         while part:
             prefix = part[0].label[:digits]
