@@ -5,7 +5,7 @@ import random
 import re
 from collections.abc import Callable
 
-from workbench.tasks import chains, nested
+from workbench.tasks import chains, inprompt, nested
 from workbench.tasks.gold import Problem
 
 
@@ -25,6 +25,7 @@ def chain_sum(level: int, rng: random.Random) -> Problem:
 FAMILIES: dict[str, Callable[[int, random.Random], Problem]] = {
     **chains.FAMILIES,
     **nested.FAMILIES,
+    **inprompt.FAMILIES,
     "chain_sum": chain_sum,
 }
 

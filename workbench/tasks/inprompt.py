@@ -1,0 +1,49 @@
+"""In-prompt families: everything that a problem needs stands in its prompt, and no tool is called.
+
+| names | levels |
+| `proc_*` (23 kinds), `long_addition|multiplication|division`, `robot`, `switches`, `brackets`,
+  `calendar`, `ledger`, `tally`, `sort_numbers`, `merge` | train 2..12, validation 13..16, held out
+  20, 40, 80 (and longer: labels serve up to 320 lines) |
+
+`FAMILIES` are what is tested: a list of exactly `level` lines. `training` draws the same families
+with lists as long as the tests' around traces that are short.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from workbench.tasks import arithmetic, games, lists, procbench_counts, procbench_letters
+from workbench.tasks.gold import Problem
+from workbench.tasks.procedures import Procedure, follow
+
+PROCEDURES: Mapping[str, Procedure] = {
+    **procbench_letters.PROCEDURES,
+    **procbench_counts.PROCEDURES,
+    **arithmetic.PROCEDURES,
+    **lists.PROCEDURES,
+    **games.PROCEDURES,
+}
+FAMILIES: dict[str, Callable[[int, random.Random], Problem]] = {
+    **{name: partial(follow, name, procedure) for name, procedure in PROCEDURES.items()},
+    "merge": lists.merge,
+}
+TRAIN_LEVELS = (2, 12)
+VALIDATION_LEVELS = (13, 16)
+HELD_OUT_LEVELS = (20, 40, 80)
+LONG_LIST = 90  # lines of a training prompt at most, asked for or not
+LONG_LIST_LEVEL = 7  # lines asked for at most where others surround them
+TRAIN_GAPS = (1, 2, 3, 4, 8)
+
+
+def training(name: str, level: int, rng: random.Random) -> Problem:
+    """A training problem: half of the lists are no longer than the trace, the others are any
+    length up to the tests' around a short trace; labels have two, three or four digits."""
+    spare = 0
+    if rng.random() < 0.5:
+        level = min(level, LONG_LIST_LEVEL)
+        spare = rng.randint(0, LONG_LIST - level)
+    if name == "merge":
+        return lists.merge(level, rng, spare=spare + 4)
+    digits = rng.choice((2, 3, 3, 3, 3, 4)) if level + spare < 60 else 3
+    return follow(name, PROCEDURES[name], level, rng, TRAIN_GAPS, spare, digits)
