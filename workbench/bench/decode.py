@@ -11,7 +11,7 @@ import gc
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -41,18 +41,19 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     device = bridge.require()
     part, where = args.part, facts(device)
+    batches = tuple(map(int, args.batches.split(","))) if args.batches else BATCHES
     ceilings = measure_ceilings(device)
     sys.stderr.write(f"reads at {ceilings.read / 1e12:.2f} TB/s\n")
     for name in [args.shape] if args.shape else SHAPES:
         best: dict[int, tuple[str, float]] = {}
         if part in (None, "peers"):
-            for row in peers(name, getattr(args, "seconds", None)):
+            for row in peers(name, batches):
                 batch, value = int(row["batch"]), float(row["value"])
                 best[batch] = max(best.get(batch, ("", 0.0)), (row["impl"], value), key=_second)
                 yield {**row, **where}
             _empty()
         if part in (None, "ours", "profile"):
-            for row in ours(name, ceilings, part):
+            for row in ours(name, ceilings, part, batches):
                 row["peer"], row["ratio"] = _against(row, best)
                 yield {**row, **where}
             _empty()
@@ -107,13 +108,19 @@ class Decoding:
         self.ours.close()
 
 
-def ours(name: str, ceilings: Ceilings, part: str | None) -> Iterator[dict[str, Any]]:
-    largest = max(b for b in BATCHES if _fits(name, b))
+def ours(
+    name: str, ceilings: Ceilings, part: str | None, batches: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    batches = [b for b in batches if _fits(name, b)]
+    if not batches:
+        sys.stderr.write(f"{name}: weights and KV do not fit on this card\n")
+        return
+    largest = max(batches)
     began = time.perf_counter()
     decoding = Decoding(name, largest)
     took = time.perf_counter() - began
     sys.stderr.write(f"{name}: loaded and {largest} x {CONTEXT} tokens read in {took:.1f} s\n")
-    for batch in [b for b in BATCHES if b <= largest]:
+    for batch in batches:
         decoding.steps(batch, WARM)
         if part != "profile":
             yield _timed(name, decoding, batch, ceilings)
@@ -180,13 +187,13 @@ def _fits(name: str, batch: int) -> bool:
     return need < 0.9 * torch.cuda.get_device_properties(0).total_memory
 
 
-def peers(name: str, seconds: float | None = None) -> Iterator[dict[str, Any]]:
+def peers(name: str, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
     """transformers on the same shape: a static cache in a CUDA graph, and continuous batching."""
     if not _fits(name, 1):
         return
     hf = HfDecode(name)
     ways = {"static": hf.static_graph, "continuous": hf.continuous}
-    for batch in [b for b in BATCHES if _fits(name, b)]:
+    for batch in [b for b in batches if _fits(name, b)]:
         for way, time_it in ways.items():
             if way == "continuous" and batch == 64:
                 continue  # its prefill alone would take minutes

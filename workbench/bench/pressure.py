@@ -161,7 +161,7 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     device = bridge.require()
     where = facts(device)
     name = args.shape or "qwen3-8b"
-    most = _most(name)
+    most = 2048 if args.quick else _most(name)
     batch = Batch(name, most)
     found = measure(batch, most)
     base = f"{name}, batch {BATCH}"

@@ -34,12 +34,14 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     },
     "tiny-moe": {  # for a recording with experts; says nothing of any real net
         **QWEN3, "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 512,
-        "vocab_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8,
+        "vocab_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8,
         "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 1024,
         "moe_intermediate_size": 256, "num_experts": 32, "num_experts_per_tok": 4,
         "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
     },
 }  # fmt: skip
+
+END = {"eos_token_id": 0}
 
 
 class RandomCheckpoint:
@@ -66,7 +68,7 @@ class RandomCheckpoint:
         return None
 
     def tokenizer_files(self) -> tuple[str, Mapping[str, Any]]:
-        return byte_tokenizer(), {}
+        return byte_tokenizer(), END
 
     def _shape(self, name: str) -> tuple[int, ...]:
         c = self.config
@@ -110,5 +112,5 @@ def random_model(
         f"random {name}", "random weights", "", "", "none", parameters(shape),
         config["architectures"][0],
     )  # fmt: skip
-    opened = Opened(checkpoint, shape, ModelTokenizer(byte_tokenizer(), {}), source)
+    opened = Opened(checkpoint, shape, ModelTokenizer(byte_tokenizer(), END), source)
     return load_model(opened, backend=backend, dtype=dtype, weights="as loaded", threads=None)

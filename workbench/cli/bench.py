@@ -26,6 +26,8 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("what", choices=sorted(KINDS))
     verb.add_argument("--part", default=None, help="one part of it")
     verb.add_argument("--shape", default=None, help="decode, pressure: qwen3-8b or qwen3-30b-a3b")
+    verb.add_argument("--batches", default=None, help="decode: as in 1,8,64")
+    verb.add_argument("--quick", action="store_true", help="a short run, for its correctness")
     verb.add_argument("--out", default=None, help="inbox: a folder for its recordings")
     verb.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
     verb.add_argument(
