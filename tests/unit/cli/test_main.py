@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from workbench.bench.evaluate import wilson
 from workbench.cli import main as cli
-from workbench.cli.evaluate import wilson
 from workbench.cli.output import Failure, pairs, strict
 
 
