@@ -62,7 +62,7 @@ $(VENV)/.lab: $(VENV)/.base
 
 $(VENV)/.test: $(VENV)/.base
 	@echo "installing what the tests need (CuPy and NVRTC too: kernels are compiled without a GPU)"
-	$(PIP) -e '.[lab,app,test,cuda13]'
+	$(PIP) -e '.[lab,app,api,test,cuda13]'
 	@touch $@
 
 chromium:

@@ -66,7 +66,7 @@ ROOMS: dict[str, Room] = {
     ),
     "workbench.cli": Room(DOORS + " w:bench w:train w:api widgets", "torch numpy cupy"),
     "workbench.train": Room(DOORS, "torch numpy transformers peft safetensors"),
-    "workbench.api": Room(DOORS),
+    "workbench.api": Room(DOORS, "starlette uvicorn"),
     "kernels_cupy": Room(
         "w:words w:kv.layout w:kv.pool w:ops.contract w:forward", "torch cupy cupy_backends numpy"
     ),
