@@ -46,4 +46,5 @@ def training(name: str, level: int, rng: random.Random) -> Problem:
     if name == "merge":
         return lists.merge(level, rng, spare=spare + 4)
     digits = rng.choice((2, 3, 3, 3, 3, 4)) if level + spare < 60 else 3
-    return follow(name, PROCEDURES[name], level, rng, TRAIN_GAPS, spare, digits)
+    gaps = TRAIN_GAPS if digits < 4 else (*TRAIN_GAPS, 40)
+    return follow(name, PROCEDURES[name], level, rng, gaps, spare, digits)
