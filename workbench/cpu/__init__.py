@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 from workbench.cpu import build
 from workbench.cpu.forward import NumbaForward
-from workbench.cpu.weights import PackedNet, Source, Unpackable, Weights, packed, unpackable
+from workbench.cpu.keeping import packed
+from workbench.cpu.weights import PackedNet, Source, Unpackable, Weights, unkept, unpackable
 from workbench.model.shape import ModelShape
 
-__all__ = ["NumbaForward", "PackedNet", "Unpackable", "open_step", "unpackable"]
+__all__ = ["NumbaForward", "PackedNet", "Unpackable", "open_step", "unkept", "unpackable"]
 
 
 def open_step(

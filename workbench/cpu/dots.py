@@ -3,14 +3,16 @@
 A tile is sixteen output rows over all of the input, block by block; a block is 16 rows x 32
 columns. In it column 4 * j + c of row r is byte 4 * r + c of group j, so that one vector holds four
 neighbouring columns of every row and no sum ever crosses lanes. int4 keeps groups 2j and 2j + 1 in
-the low and high halves of the same bytes. Behind the groups stand the rows' scales d[16] and, for
-q4_1, minima m[16], halves both. Values: q4_1 is d * q + m, q4_0 d * (q - 8), q8_0 d * (q - 128),
-each q unsigned.
+the low and high halves of the same bytes; int6 puts its two high bits behind, those of groups
+4i ... 4i + 3 in the same bytes. Behind the groups stand the rows' scales d[16] and, for q4_1 and
+q4_k, minima m[16], halves all; then for the K forms bytes by row: q4_k's c[16] and e[16], q6_k's
+signed s[2][16], for columns below and from 16 on. Values, each q unsigned: q4_1 is d * q + m, q4_0
+d * (q - 8), q8_0 d * (q - 128), q4_k d * c * q + m * e, q6_k d * s * (q - 32).
 
 A panel holds M rows of activations, record by record, a record a block of 32 columns: M x 32 int8
-values, M float scales, M sums of the int8 values as floats, the same as int32. Integer sums are
-exact and floats are added block by block in the same order for every M: a row's result does not
-depend on who shares its panel.
+values, M float scales, M sums of the int8 values as floats, the same as int32, M sums of the first
+sixteen. Integer sums are exact and floats are added block by block in the same order for every M: a
+row's result does not depend on who shares its panel.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ from workbench.cpu.emit import F16, F32, I8, I16, I32, I64, Code, Kernel, Value,
 ROWS = 16  # output rows of a tile
 COLS = 32  # columns that share a scale
 PANEL = 8  # most rows of activations in a panel
-RECORD = COLS + 12  # bytes of a panel's record, each row
+RECORD = COLS + 16  # bytes of a panel's record, each row
 AHEAD = 6  # blocks that the prefetch runs ahead
 
 
@@ -36,21 +38,29 @@ class Form:
     bits: int
     offset: int  # taken from every unsigned value
     minima: bool
+    fine: int = 0  # bytes a row behind the halves: multipliers of the K forms
 
     @property
     def quants(self) -> int:
         return ROWS * COLS * self.bits // 8
 
     @property
+    def halves(self) -> int:
+        """Bytes of a row's scale and minimum."""
+        return 4 if self.minima else 2
+
+    @property
     def block(self) -> int:
         """Bytes of a block."""
-        return self.quants + ROWS * (4 if self.minima else 2)
+        return self.quants + ROWS * (self.halves + self.fine)
 
 
 Q4_1 = Form("q4_1", 0, 4, 0, True)
 Q4_0 = Form("q4_0", 1, 4, 8, False)
 Q8_0 = Form("q8_0", 2, 8, 128, False)
-FORMS = (Q4_1, Q4_0, Q8_0)
+Q4_K = Form("q4_k", 3, 4, 0, True, 2)
+Q6_K = Form("q6_k", 4, 6, 32, False, 2)
+FORMS = (Q4_1, Q4_0, Q8_0, Q4_K, Q6_K)
 
 
 def product(form: Form, rows: int) -> Kernel:
@@ -86,11 +96,10 @@ def _walk(
                 code.prefetch(at, AHEAD * form.block + line)
         for first, part in zip(firsts, sums, strict=True):
             groups = _groups(code, form, at, first, lanes)
-            scale = _halves(code, at, form.quants + 2 * first, lanes)
-            least = form.quants + 2 * (ROWS + first)
-            minimum = _halves(code, at, least, lanes) if form.minima else None
+            scale, minimum = _scales(code, form, at, first, lanes)
+            steps = _steps(code, form, at, first, lanes)
             for m in range(rows):
-                total = _dot(code, form, groups, record, m, rows, lanes)
+                total = _dot(code, form, groups, steps, record, m, rows, lanes)
                 _accumulate(code, part[m], total, scale, minimum, record, m, rows)
     for first, part in zip(firsts, sums, strict=True):
         for m in range(rows):
@@ -123,6 +132,31 @@ def _halves(code: Code, at: Value, offset: int, lanes: int) -> Value:
     return code.to_float(code.load(at, offset, vec(F16, lanes)))
 
 
+def _scales(
+    code: Code, form: Form, at: Value, first: int, lanes: int
+) -> tuple[Value, Value | None]:
+    """The rows' scales and minima as floats; products of a half and a byte are exact."""
+    b, behind = code.b, form.quants + ROWS * form.halves + first
+    scale = _halves(code, at, form.quants + 2 * first, lanes)
+    if not form.minima:
+        return scale, None
+    minimum = _halves(code, at, form.quants + 2 * (ROWS + first), lanes)
+    if form.fine:
+        small, wide = vec(I8, lanes), vec(F32, lanes)
+        scale = b.fmul(scale, b.uitofp(code.load(at, behind, small), wide))
+        minimum = b.fmul(minimum, b.uitofp(code.load(at, behind + ROWS, small), wide))
+    return scale, minimum
+
+
+def _steps(code: Code, form: Form, at: Value, first: int, lanes: int) -> list[Value]:
+    """q6_k's multipliers of both halves of the columns, as int32."""
+    if form.bits != 6:
+        return []
+    behind = form.quants + ROWS * form.halves + first
+    small, wide = vec(I8, lanes), vec(I32, lanes)
+    return [code.b.sext(code.load(at, behind + ROWS * half, small), wide) for half in range(2)]
+
+
 def _groups(code: Code, form: Form, at: Value, first: int, lanes: int) -> list[Value]:
     """Eight vectors of unsigned bytes, four columns of each row; q8_0's still bear their offset."""
     kind = vec(I8, 4 * lanes)
@@ -134,24 +168,47 @@ def _groups(code: Code, form: Form, at: Value, first: int, lanes: int) -> list[V
         both = code.load(at, 64 * j + 4 * first, kind)
         high = code.b.bitcast(code.b.lshr(code.b.bitcast(both, four.type), four), kind)
         groups += [code.b.and_(both, low), code.b.and_(high, low)]
+    if form.bits == 6:
+        groups = [code.b.or_(g, _high(code, at, j, first, kind)) for j, g in enumerate(groups)]
     return groups
 
 
+def _high(code: Code, at: Value, group: int, first: int, kind: ir.VectorType) -> Value:
+    """The group's two high bits, at their place in each byte."""
+    b, pairs = code.b, vec(I16, kind.count // 2)
+    place = ROWS * COLS // 2 + 64 * (group // 4) + 4 * first
+    four = code.load(at, place, kind)
+    lane = 2 * (group % 4)
+    bits = b.bitcast(b.and_(four, code.const(kind, 3 << lane)), pairs)
+    shift = code.const(pairs, abs(lane - 4))
+    return b.bitcast(b.shl(bits, shift) if lane < 4 else b.lshr(bits, shift), kind)
+
+
 def _dot(
-    code: Code, form: Form, groups: list[Value], record: Value, m: int, rows: int, lanes: int
-) -> Value:
-    """Exact int32 sums of the block for row m of the panel."""
-    wide = vec(I32, lanes)
+    code: Code, form: Form, groups: list[Value], steps: list[Value], record: Value, m: int,
+    rows: int, lanes: int,
+) -> Value:  # fmt: skip
+    """Exact int32 sums of the block for row m of the panel, q6_k's multipliers worked in: those
+    stay below 2**24, so that floats hold them too."""
+    b, wide = code.b, vec(I32, lanes)
 
-    def quad(j: int) -> Value:
-        return code.splat(code.load(record, COLS * m + 4 * j, I32, 4), wide)
+    def total(first: int, stop: int, summed: Value) -> Value:
+        def quad(j: int) -> Value:
+            return code.splat(code.load(record, COLS * m + 4 * (first + j), I32, 4), wide)
 
-    total = _DOTS[code.isa.dot](code, form, groups, quad, wide)
-    removed = form.offset if form.bits == 4 or code.isa.dot == "vpdpbusd" else 0
-    if removed:
-        summed = code.load(record, (COLS + 8) * rows + 4 * m, I32, 4)
-        total = code.b.sub(total, code.splat(code.b.mul(summed, I32(removed)), wide))
-    return total
+        found = _DOTS[code.isa.dot](code, form, groups[first:stop], quad, wide)
+        removed = form.offset if form.bits != 8 or code.isa.dot == "vpdpbusd" else 0
+        if removed:
+            found = b.sub(found, code.splat(b.mul(summed, I32(removed)), wide))
+        return found
+
+    whole = code.load(record, (COLS + 8) * rows + 4 * m, I32, 4)
+    if not steps:
+        return total(0, 8, whole)
+    left = code.load(record, (COLS + 12) * rows + 4 * m, I32, 4)
+    return b.add(
+        b.mul(steps[0], total(0, 4, left)), b.mul(steps[1], total(4, 8, b.sub(whole, left)))
+    )
 
 
 def _vpdpbusd(
@@ -178,6 +235,10 @@ def _vpmaddubsw(
     def widen(x: Value) -> Value:
         return code.call("llvm.x86.avx2.pmadd.wd", wide, x, ones)
 
+    if form.bits == 6:  # four products of at most 63 * 127 fit int16
+        four = [pair(group, code.b.bitcast(quad(j), bytes_)) for j, group in enumerate(groups)]
+        left, right = code.b.add(four[0], four[1]), code.b.add(four[2], four[3])
+        return code.b.add(widen(left), widen(right))
     if form.bits == 4:  # 16 products of at most 15 * 127 fit int16
         chains = [pair(groups[j], code.b.bitcast(quad(j), bytes_)) for j in range(2)]
         for j in range(2, 8):

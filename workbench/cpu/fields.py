@@ -4,14 +4,15 @@ The native step knows no Python objects: a plan names the net's layers, the buff
 layer names its matrices; a matrix names its bytes.
 """
 
-# matrix: packed weights, tiles of sixteen output rows
-DATA, FORM, TILES, BLOCKS, TILE_BYTES, BIAS, MATRIX_WORDS = range(7)
+# matrix: packed weights, tiles of sixteen output rows. A matrix of several forms is a chain: each
+# part serves tiles below STOP, NEXT is the part behind it; DATA is where tile 0 would lie.
+DATA, FORM, TILES, BLOCKS, TILE_BYTES, BIAS, STOP, NEXT, MATRIX_WORDS = range(9)
 
-# layer
+# layer; ROUTER is 0 in a dense one. A sparse one's GATE_UP holds all experts' gates, then all ups.
 (
-    ATTENTION_NORM, MLP_NORM, Q_NORM, K_NORM, QKV, OUT, GATE_UP, DOWN, WINDOW,
+    ATTENTION_NORM, MLP_NORM, Q_NORM, K_NORM, QKV, OUT, GATE_UP, DOWN, WINDOW, ROUTER,
     LAYER_WORDS,
-) = range(10)  # fmt: skip
+) = range(11)  # fmt: skip
 
 # adapter, for each layer and each of the four fused projections
 ADAPTER_A, ADAPTER_RANK, ADAPTER_TILES, ADAPTER_WORDS = range(4)
@@ -35,11 +36,16 @@ ADD, KEEP = range(2)  # add the vector there to the token's row; copy the row th
     TOKEN_IDS, VECTOR_OF, COS_OF, SIN_OF, SLOT_OF, SEGMENTS, SEGMENT_OF,
     ADAPTER_OF, ADAPTER_SCALE, ADAPTED, EVENTS, EVENT_OF,
     WANTED, WANTED_ROWS, WANTED_NORMED, LOGITS, LOGIT_ROWS, LOGIT_STRIDE,
+    EXPERTS, TOP_K, NORMALISE, EXPERT_FFN, CHOSEN, SHARES, ROUTE_STEP,
+    STARTS, CURSORS, ACTIVE, OWNERS, PORTIONS,
     REALS, ZEROS, BARRIER, YIELDER, STOP_FLAG, STOPPED,
     PLAN_WORDS,
-) = range(56)  # fmt: skip
+) = range(68)  # fmt: skip
 
 # reals, float32
-EPS, ATTENTION_SCALE, INVERSE_WIDTH, INVERSE_DIM, INVERSE_Q, INVERSE_K, REAL_WORDS = range(7)
+(
+    EPS, ATTENTION_SCALE, INVERSE_WIDTH, INVERSE_DIM, INVERSE_Q, INVERSE_K, CLIP,
+    REAL_WORDS,
+) = range(8)  # fmt: skip
 
 NO_QK_NORM, PER_HEAD, FULL_WIDTH = range(3)

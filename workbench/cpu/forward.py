@@ -48,8 +48,7 @@ class NumbaForward:
         self.net, self.facts, self.kv = net, net.shape, kv
         self.isa, self.reason = isa.choose(instructions)
         self.built = build.build(self.isa, kv == torch.float16, say)
-        body = net.matrices["0.qkv"].form.split("_")[0]
-        self.name = f"numba {body}"
+        self.name = f"numba {net.matrices['0.qkv'].parts[0].form.split('_')[0]}"
         self.read_adapter: ReadAdapter | None = None
         self.adapters: dict[str, adapters.NativeAdapter] = {}
         self._rotary = net.shape.rope.rotary(net.shape.head_dim)
@@ -86,8 +85,8 @@ class NumbaForward:
 
     def embed(self, ids: Tensor) -> Tensor:
         at = self.net.matrices["embedding"]
-        form = at.packed_form
-        tiles = self.net.memory[at.offset : at.offset + at.bytes].reshape(at.tiles, at.blocks, -1)
+        part = at.parts[0]
+        form, tiles = part.packed_form, self.net.tiles(at, part)
         wanted = ids.numpy()
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.facts.vocabulary:
             raise ValueError(f"ids must be of 0 to {self.facts.vocabulary - 1}")
@@ -133,4 +132,4 @@ class NumbaForward:
             logits = logits[:, :vocabulary].contiguous()
         if -1 in batch.hidden_layers:
             plan.hidden[-1] = plan.normed[len(logits) :].clone()
-        return ForwardOutput(logits, plan.hidden)
+        return ForwardOutput(logits, plan.hidden, plan.routing)

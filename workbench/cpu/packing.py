@@ -9,19 +9,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.cpu.dots import COLS, FORMS, Q4_0, Q4_1, Q8_0, ROWS, Form
+from workbench.cpu import kquants
+from workbench.cpu.dots import COLS, FORMS, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, ROWS, Form
 
 Bytes = NDArray[np.uint8]
-KINDS = {"Q4_1": Q4_1, "Q4_0": Q4_0, "Q8_0": Q8_0}  # GGUF's names
+# GGUF's names; Q5_0's codes fit q8_0's bytes under the same scale
+KINDS = {"Q4_1": Q4_1, "Q4_0": Q4_0, "Q8_0": Q8_0, "Q5_0": Q8_0, "Q4_K": Q4_K, "Q6_K": Q6_K}
+
+
+def tiles_from(rows: Bytes, kind: str) -> Bytes:
+    """A file's rows of GGUF's `kind` [out, bytes of a row] as tiles, every value as it was."""
+    form = KINDS[kind]
+    rows = _whole_tiles(rows)
+    if kind == "Q4_K":
+        return _interleave(*kquants.q4_k(rows), form)
+    if kind == "Q6_K":
+        return _interleave(*kquants.q6_k(rows), form)
+    return tiles_of(kquants.q5_0_as_q8_0(rows) if kind == "Q5_0" else rows, form)
 
 
 def tiles_of(rows: Bytes, form: Form) -> Bytes:
-    """A file's rows [out, bytes of a row] as tiles [ceil(out / 16), blocks, form.block]."""
-    head = 4 if form.minima else 2  # bytes of scale (and minimum) before the codes
-    out = -(-rows.shape[0] // ROWS) * ROWS
-    if out != rows.shape[0]:
-        rows = np.concatenate([rows, np.zeros((out - rows.shape[0], rows.shape[1]), np.uint8)])
-    blocks = rows.reshape(out, -1, head + COLS * form.bits // 8)
+    """Rows of q4_1, q4_0 or q8_0 [out, bytes of a row] as tiles [ceil(out / 16), blocks,
+    form.block]."""
+    head = form.halves  # bytes of scale (and minimum) before the codes
+    rows = _whole_tiles(rows)
+    blocks = rows.reshape(len(rows), -1, head + COLS * form.bits // 8)
     scales, codes = blocks[..., :head], blocks[..., head:]
     if form.bits == 4:
         codes = np.concatenate([codes & np.uint8(15), codes >> np.uint8(4)], axis=-1)
@@ -30,17 +42,41 @@ def tiles_of(rows: Bytes, form: Form) -> Bytes:
     return _interleave(codes, scales, form)
 
 
-def _interleave(codes: Bytes, scales: Bytes, form: Form) -> Bytes:
-    """codes [out, blocks, 32] and scale bytes [out, blocks, 2 or 4] into tiles."""
+def _whole_tiles(rows: Bytes) -> Bytes:
+    missing = -len(rows) % ROWS
+    if not missing:
+        return rows
+    return np.concatenate([rows, np.zeros((missing, rows.shape[1]), np.uint8)])
+
+
+def _interleave(codes: Bytes, beside: Bytes, form: Form) -> Bytes:
+    """codes [out, blocks, 32] and what stands beside them [out, blocks, halves and fine bytes]
+    into tiles."""
     tiles, blocks = codes.shape[0] // ROWS, codes.shape[1]
     quads = codes.reshape(tiles, ROWS, blocks, COLS // 4, 4).transpose(0, 2, 3, 1, 4)
-    if form.bits == 4:
-        quads = quads[:, :, 0::2] | (quads[:, :, 1::2] << np.uint8(4))
     packed = np.empty((tiles, blocks, form.block), np.uint8)
-    packed[:, :, : form.quants] = quads.reshape(tiles, blocks, form.quants)
-    beside = scales.reshape(tiles, ROWS, blocks, -1, 2).transpose(0, 2, 3, 1, 4)
-    packed[:, :, form.quants :] = beside.reshape(tiles, blocks, -1)
+    if form.bits != 8:
+        high = quads >> np.uint8(4)
+        low = quads & np.uint8(15)
+        packed[:, :, : ROWS * COLS // 2] = _flat(low[:, :, 0::2] | (low[:, :, 1::2] << np.uint8(4)))
+        if form.bits == 6:
+            four = high.reshape(tiles, blocks, 2, 4, ROWS, 4)
+            shifts = np.array([0, 2, 4, 6], np.uint8)[:, None, None]
+            packed[:, :, ROWS * COLS // 2 : form.quants] = _flat(
+                np.bitwise_or.reduce(four << shifts, axis=3)
+            )
+    else:
+        packed[:, :, : form.quants] = _flat(quads)
+    rows = beside.reshape(tiles, ROWS, blocks, -1).transpose(0, 2, 3, 1)  # [tiles, blocks, n, 16]
+    halves = rows[:, :, : form.halves].reshape(tiles, blocks, -1, 2, ROWS).transpose(0, 1, 2, 4, 3)
+    packed[:, :, form.quants : form.quants + ROWS * form.halves] = _flat(halves)
+    packed[:, :, form.quants + ROWS * form.halves :] = _flat(rows[:, :, form.halves :])
     return packed
+
+
+def _flat(parts: Bytes) -> Bytes:
+    """[tiles, blocks, …] with what a block holds in one line."""
+    return parts.reshape(*parts.shape[:2], -1)
 
 
 def quantised(values: NDArray[np.float32], form: Form) -> Bytes:
@@ -73,18 +109,44 @@ def _rows(heads: list[NDArray[np.float32]], codes: Bytes) -> Bytes:
 def dense(tiles: Bytes, form: Form, out: int) -> NDArray[np.float32]:
     """The values [out, in] of packed tiles: the oracle's side."""
     count, blocks = tiles.shape[:2]
-    quads = tiles[:, :, : form.quants].reshape(count, blocks, -1, ROWS, 4)
-    if form.bits == 4:
-        quads = np.stack([quads & 15, quads >> 4], axis=3).reshape(count, blocks, -1, ROWS, 4)
-    codes = quads.transpose(0, 3, 1, 2, 4).reshape(count * ROWS, blocks, COLS)
-    scales = np.ascontiguousarray(tiles[:, :, form.quants :]).view("<f2").astype(np.float32)
-    scales = scales.reshape(count, blocks, -1, ROWS).transpose(2, 0, 3, 1)
-    scales = scales.reshape(-1, count * ROWS, blocks, 1)
-    values = (codes.astype(np.float32) - form.offset) * scales[0]
+    codes = _codes(tiles, form).reshape(count * ROWS, blocks, COLS)
+    behind = form.quants + ROWS * form.halves
+
+    def beside(part: Bytes, kind: str) -> NDArray[np.float32]:
+        """[n, out, blocks, 1] of numbers that stand by row."""
+        values = np.ascontiguousarray(part).view(kind).astype(np.float32)
+        values = values.reshape(count, blocks, -1, ROWS).transpose(2, 0, 3, 1)
+        return values.reshape(-1, count * ROWS, blocks, 1)
+
+    scales = beside(tiles[:, :, form.quants : behind], "<f2")
+    scale = scales[0]
+    if form.fine and form.minima:
+        scales = scales * beside(tiles[:, :, behind:], "u1")
+        scale = scales[0]
+    elif form.fine:
+        fine = beside(tiles[:, :, behind:], "i1") * scale
+        scale = np.concatenate([np.repeat(part, COLS // 2, -1) for part in fine], -1)
+    values = (codes.astype(np.float32) - form.offset) * scale
     if form.minima:
         values = values + scales[1]
     found: NDArray[np.float32] = values.reshape(count * ROWS, -1)[:out]
     return found
+
+
+def _codes(tiles: Bytes, form: Form) -> Bytes:
+    """Unsigned codes [tiles, 16, blocks, 8, 4]."""
+    count, blocks = tiles.shape[:2]
+    if form.bits == 8:
+        quads = tiles[:, :, : form.quants].reshape(count, blocks, -1, ROWS, 4)
+    else:
+        both = tiles[:, :, : ROWS * COLS // 2].reshape(count, blocks, -1, ROWS, 4)
+        quads = np.stack([both & 15, both >> 4], axis=3).reshape(count, blocks, -1, ROWS, 4)
+    if form.bits == 6:
+        high = tiles[:, :, ROWS * COLS // 2 : form.quants].reshape(count, blocks, 2, 1, ROWS, 4)
+        shifts = np.array([0, 2, 4, 6], np.uint8)[:, None, None]
+        two = (high >> shifts) & np.uint8(3)
+        quads = quads | (two << np.uint8(4)).reshape(count, blocks, -1, ROWS, 4)
+    return quads.transpose(0, 3, 1, 2, 4)
 
 
 def form_named(name: str) -> Form:

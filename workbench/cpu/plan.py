@@ -14,7 +14,7 @@ from workbench.cpu.attend import GROUP
 from workbench.cpu.dots import COLS, PANEL, RECORD, ROWS
 from workbench.cpu.pool import DimPool
 from workbench.cpu.turns import Turns
-from workbench.forward import ForwardBatch
+from workbench.forward import ForwardBatch, Routing
 from workbench.model.shape import ModelShape
 
 Words = NDArray[np.int64]
@@ -46,6 +46,7 @@ class StepPlan:
     normed: Tensor  # [R + S, M], final norm of the wanted rows; S only where layer -1 is asked for
     hidden: dict[int, Tensor]
     held: list[object]
+    routing: list[Routing] = field(default_factory=list)
 
     @property
     def address(self) -> int:
@@ -89,6 +90,7 @@ class Planner:
         self._adapters(plan, batch, adapters)
         exits = self._events(plan, batch)
         self._outputs(plan, batch, exits)
+        self._experts(plan, batch)
         self._room(words, batch.tokens)
         return plan
 
@@ -120,19 +122,47 @@ class Planner:
         s, space = self.shape, self.space
         wide = max(s.width, s.heads * s.head_dim, s.ffn)
         qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
+        pairs = tokens * s.moe.k if s.moe else 0
+        expert = s.moe.ffn if s.moe else 0
         rows = max(tokens, int(words[f.WANTED_ROWS]))
         words[f.NORMED] = space.room("normed", tokens * wide * 4)
         words[f.QKV_OUT] = space.room("qkv", tokens * qkv * 4)
         words[f.ATTENDED] = space.room("attended", tokens * s.heads * s.head_dim * 4)
-        words[f.HIDDEN] = space.room("hidden", tokens * s.ffn * 4)
-        words[f.PANEL] = space.room("panel", rows * wide // COLS * RECORD)
-        scratch = max(2 * PANEL * ROWS, GROUP * s.head_dim) * 4 + LINE
+        words[f.HIDDEN] = space.room("hidden", max(tokens * s.ffn, pairs * expert) * 4)
+        values = max(rows * wide, pairs * max(s.width, expert))
+        words[f.PANEL] = space.room("panel", values // COLS * RECORD)
+        scratch = max(2 * PANEL * ROWS, GROUP * s.head_dim, -(-s.experts // ROWS) * ROWS) * 4 + LINE
         scratch += -scratch % LINE
         words[f.SCRATCH] = space.room("scratch", scratch * self.threads)
         words[f.SCRATCH_BYTES] = scratch
         words[f.ZEROS] = self._zeros.ctypes.data
         words[f.BARRIER] = self._barrier.ctypes.data + -self._barrier.ctypes.data % LINE
         words[f.THREADS] = self.threads
+
+    def _experts(self, plan: StepPlan, batch: ForwardBatch) -> None:
+        """Room for the routers' choices: kept for every layer where they are asked for."""
+        moe, words, space = self.shape.moe, plan.words, self.space
+        if moe is None:
+            return
+        pairs = batch.tokens * moe.k
+        if batch.routing:
+            experts = torch.empty(plan.run, batch.tokens, moe.k, dtype=torch.int64)
+            shares = torch.empty(plan.run, batch.tokens, moe.k)
+            words[f.CHOSEN], words[f.SHARES] = experts.data_ptr(), shares.data_ptr()
+            words[f.ROUTE_STEP] = pairs
+            plan.routing = [
+                Routing(layer, experts[layer], shares[layer])
+                for layer in range(plan.run)
+                if self.shape.sparse(layer)
+            ]
+        else:
+            words[f.CHOSEN] = space.room("chosen", pairs * 8)
+            words[f.SHARES] = space.room("shares", pairs * 4)
+        words[f.STARTS] = space.room("starts", (moe.count + 1) * 8)
+        words[f.CURSORS] = space.room("cursors", moe.count * 8)
+        words[f.ACTIVE] = space.room("active", (moe.count + 1) * 8)
+        words[f.OWNERS] = space.room("owners", pairs * 8)
+        words[f.PORTIONS] = space.room("portions", pairs * 4)
 
     def _tokens(self, plan: StepPlan, batch: ForwardBatch) -> None:
         words, tokens = plan.words, batch.tokens

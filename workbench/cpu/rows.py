@@ -50,11 +50,13 @@ def _quantise(code: Code, x: Value, blocks: Value, panel: Value, row: Value, row
         values = code.at(at, b.mul(row, I64(COLS)))
         code.store(b.trunc(low, bytes_), values, 0)
         code.store(b.trunc(high, bytes_), values, 16)
+        left = code.call("llvm.vector.reduce.add.v16i32", I32, low)
         total = code.call("llvm.vector.reduce.add.v16i32", I32, b.add(low, high))
         tail = code.at(at, scales)
         code.store(scale, tail, 0)
         code.store(b.sitofp(total, F32), tail, gap)
         code.store(total, tail, b.mul(gap, I64(2)))
+        code.store(left, tail, b.mul(gap, I64(3)))
 
 
 def _poisoned(code: Code, values: Value, largest: Value) -> Value:
@@ -188,18 +190,32 @@ def embed(form: Form) -> Kernel:
         lane = b.srem(row, I64(ROWS))
         with code.loop(I64(0), blocks) as block:
             at = code.at(tile, b.mul(block, I64(form.block)))
-            scales = code.at(at, b.add(I64(form.quants), b.mul(lane, I64(2))))
-            scale = _one_half(code, scales, 0)
-            minimum = _one_half(code, scales, 2 * ROWS) if form.minima else code.const(F32, 0.0)
-            minimum = code.splat(minimum, VF)
             values = code.at(out, b.mul(block, I64(4 * COLS)))
             for first in (0, 16):
+                scale, minimum = _one_scale(code, form, at, lane, first)
                 raw = _row_bytes(code, form, at, lane, first)
                 whole = b.sub(b.zext(raw, vec(I32, 16)), code.const(vec(I32, 16), form.offset))
                 floats = b.fmul(b.sitofp(whole, VF), code.splat(scale, VF))
-                code.store(b.fadd(floats, minimum), values, 4 * first)
+                code.store(b.fadd(floats, code.splat(minimum, VF)), values, 4 * first)
 
     return Kernel(f"embed_{form.name}", "piip", body)
+
+
+def _one_scale(code: Code, form: Form, at: Value, lane: Value, first: int) -> tuple[Value, Value]:
+    """Scale and minimum of one row of a block, for the sixteen columns from `first` on."""
+    b = code.b
+    halves = code.at(at, b.add(I64(form.quants), b.mul(lane, I64(2))))
+    fine = code.at(at, b.add(I64(form.quants + ROWS * form.halves), lane))
+    scale = _one_half(code, halves, 0)
+    if not form.minima:
+        if form.fine:
+            scale = b.fmul(scale, b.sitofp(code.load(fine, first, I8), F32))
+        return scale, code.const(F32, 0.0)
+    minimum = _one_half(code, halves, 2 * ROWS)
+    if form.fine:
+        scale = b.fmul(scale, b.uitofp(code.load(fine, 0, I8), F32))
+        minimum = b.fmul(minimum, b.uitofp(code.load(fine, ROWS, I8), F32))
+    return scale, minimum
 
 
 def _one_half(code: Code, at: Value, offset: int) -> Value:
@@ -215,13 +231,44 @@ def _row_bytes(code: Code, form: Form, at: Value, lane: Value, first: int) -> Va
     for j in range(first // 4, first // 4 + 4):
         group = j if form.bits == 8 else j // 2
         word = code.load(at, b.add(I64(64 * group), b.mul(lane, I64(4))), I32)
-        if form.bits == 4:
+        if form.bits != 8:
             word = b.and_(b.lshr(word, I32(4 * (j % 2))), I32(0x0F0F0F0F))
+        if form.bits == 6:
+            place = I64(ROWS * COLS // 2 + 64 * (j // 4))
+            high = code.load(at, b.add(place, b.mul(lane, I64(4))), I32)
+            high = b.and_(b.lshr(high, I32(2 * (j % 4))), I32(0x03030303))
+            word = b.or_(word, b.shl(high, I32(4)))
         quads.append(word)
     words = ir.Constant(vec(I32, 4), ir.Undefined)
     for n, word in enumerate(quads):
         words = b.insert_element(words, word, I32(n))
     return b.bitcast(words, vec(I8, 16))
+
+
+def _route(code: Code, x: Value, router: Value, n: Value, count: Value, out: Value) -> None:
+    """out[e] = x[0:n] . router[e, 0:n] for e < count; n is a multiple of 32."""
+    b = code.b
+    with code.loop(I64(0), count) as e:
+        line = code.at(router, b.mul(b.mul(e, n), I64(4)))
+        sums = [code.var(VF, code.const(VF, 0.0)) for _ in range(2)]
+        with code.loop(I64(0), b.mul(n, I64(4)), 2 * STEP) as at:
+            for j, total in enumerate(sums):
+                place = b.add(at, I64(j * STEP))
+                total.set(
+                    code.fma(code.load(x, place, VF), code.load(line, place, VF), total.get())
+                )
+        whole = code.add_lanes(b.fadd(*(total.get() for total in sums)))
+        code.store(whole, out, b.mul(e, I64(4)))
+
+
+def _clip(code: Code, x: Value, n: Value, limit: Value) -> None:
+    """x into [-limit, limit], n values; NaN stays NaN."""
+    b, high = code.b, code.splat(limit, VF)
+    low = b.fneg(high)
+    with code.loop(I64(0), b.mul(n, I64(4)), STEP) as at:
+        part = code.load(x, at, VF)
+        part = b.select(b.fcmp_ordered(">", part, high), high, part)
+        code.store(b.select(b.fcmp_ordered("<", part, low), low, part), x, at)
 
 
 RMS_NORM = Kernel("rms_norm", "pppiff", _rms_norm)
@@ -233,3 +280,5 @@ COPY = Kernel("copy", "ppi", _copy)
 ZERO = Kernel("zero", "pi", _zero)
 SHRINK = Kernel("shrink", "pipip", _shrink)
 EXPAND = Kernel("expand", "ppiifp", _expand)
+ROUTE = Kernel("route", "ppiip", _route)
+CLIP = Kernel("clip", "pif", _clip)

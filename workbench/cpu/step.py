@@ -18,10 +18,10 @@ from workbench.cpu.emit import compiled
 from workbench.cpu.isa import Isa
 from workbench.cpu.memory import put_word, real, word
 from workbench.cpu.step_attention import attend_phase, store_phase
+from workbench.cpu.step_experts import PLAIN, experts_phase
 
 PANEL, RECORD, ROWS, COLS = dots.PANEL, dots.RECORD, dots.ROWS, dots.COLS
 SIGNATURE = types.int64(types.int64, types.int64, types.int64, types.int64)
-PLAIN = -1  # in place of a projection's number: no adapter applies
 
 
 def kernels(isa: Isa, half: bool) -> SimpleNamespace:
@@ -32,7 +32,7 @@ def kernels(isa: Isa, half: bool) -> SimpleNamespace:
         "shrink": rows.SHRINK, "expand": rows.EXPAND, "softmax": attend.SOFTMAX,
         "scale": attend.SCALE, "barrier": memory.BARRIER, "multiply": dispatch.MULTIPLY,
         "embed": dispatch.EMBED, "scores": dispatch.scores(half), "values": dispatch.values(half),
-        "store_kv": attend.store_kv(half),
+        "store_kv": attend.store_kv(half), "route": rows.ROUTE, "clip": rows.CLIP,
     }  # fmt: skip
     return SimpleNamespace(**{name: kernel.callable(isa) for name, kernel in named.items()})
 
@@ -47,14 +47,8 @@ def make(isa: Isa, half: bool) -> Any:
     k.meet = _meet(k)
     k.prepare, k.tile = _prepare(k), _tile(k)
     k.linear = _linear(k)
-    begin, attention, mlp, events, finish = (
-        _begin(k),
-        _attention(k),
-        _mlp(k),
-        _events(k),
-        _finish(k),
-    )
-    meet = k.meet
+    begin, attention, mlp, experts = _begin(k), _attention(k), _mlp(k), experts_phase(k)
+    events, finish, meet = _events(k), _finish(k), k.meet
 
     def step(plan: int, thread: int, first: int, last: int) -> int:
         if first == 0:
@@ -67,7 +61,10 @@ def make(isa: Isa, half: bool) -> Any:
                 return 1
             at = word(plan, f.LAYERS) + layer * f.LAYER_WORDS * 8
             attention(plan, at, layer, thread)
-            mlp(plan, at, layer, thread)
+            if word(at, f.ROUTER) != 0:
+                experts(plan, at, layer, thread)
+            else:
+                mlp(plan, at, layer, thread)
             events(plan, layer, thread)
         if last == word(plan, f.RUN):
             meet(plan)
@@ -143,6 +140,8 @@ def _tile(k: SimpleNamespace) -> Any:
     @compiled
     def tile(plan, layer, matrix, projection, number, first, count, out, stride, add):  # type: ignore[no-untyped-def]
         """Tile `number` for the `count` tokens of the panel that starts at token `first`."""
+        while number >= word(matrix, f.STOP):
+            matrix = word(matrix, f.NEXT)
         blocks = word(matrix, f.BLOCKS)
         weights = word(matrix, f.DATA) + number * word(matrix, f.TILE_BYTES)
         panel = word(plan, f.PANEL) + first * RECORD * blocks

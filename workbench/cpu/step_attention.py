@@ -12,11 +12,11 @@ GROUP = attend.GROUP
 
 
 def store_phase(k: SimpleNamespace) -> Any:
-    rms_norm, rope, store_kv = k.rms_norm, k.rope, k.store_kv
+    rms_norm, rope, store_kv, clip = k.rms_norm, k.rope, k.store_kv, k.clip
 
     @compiled
     def store(plan, at, layer, thread):  # type: ignore[no-untyped-def]
-        """Norms of q and k; k turned to its position; k and v into their slots."""
+        """Norms and limits of q, k and v; k turned to its position; k and v into their slots."""
         tokens, threads = word(plan, f.TOKENS), word(plan, f.THREADS)
         heads, kv, dim = word(plan, f.HEADS), word(plan, f.KV_HEADS), word(plan, f.DIM)
         slots, reals, norms = word(plan, f.SLOTS), word(plan, f.REALS), word(plan, f.QK_NORM)
@@ -34,6 +34,8 @@ def store_phase(k: SimpleNamespace) -> Any:
             elif norms == f.FULL_WIDTH:
                 rms_norm(q, word(at, f.Q_NORM), q, heads * dim, real(reals, f.INVERSE_Q), eps)
                 rms_norm(keys, word(at, f.K_NORM), keys, kv * dim, real(reals, f.INVERSE_K), eps)
+            if real(reals, f.CLIP) != 0.0:
+                clip(q, (heads + 2 * kv) * dim, real(reals, f.CLIP))
             slot = word(word(plan, f.SLOT_OF), t)
             place = base + slot // slots * word(plan, f.PAGE_BYTES)
             cos, sin = word(word(plan, f.COS_OF), t), word(word(plan, f.SIN_OF), t)

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cpu import fields as f
+from workbench.cpu.dots import ROWS
 from workbench.cpu.memory import yielder
 from workbench.cpu.weights import PackedNet, Placed
 from workbench.forward import StopFlag
@@ -30,6 +31,9 @@ class NetTables:
         words[f.FINAL_NORM] = net.address(net.vectors["final_norm"][0])
         words[f.REALS] = self._reals.ctypes.data
         words[f.YIELDER] = yielder()
+        if s.moe is not None:
+            words[f.EXPERTS], words[f.TOP_K] = s.moe.count, s.moe.k
+            words[f.NORMALISE], words[f.EXPERT_FFN] = int(s.moe.norm_topk_prob), s.moe.ffn
 
     def arm(self, words: NDArray[np.int64], flag: StopFlag | None) -> None:
         """Let the plan watch `flag`; None: nothing stops it."""
@@ -43,7 +47,7 @@ class NetTables:
             words[number] = self._address(f"{index}.{name}")
         for number, name in (
             (f.ATTENTION_NORM, "attention_norm"), (f.MLP_NORM, "mlp_norm"),
-            (f.Q_NORM, "q_norm"), (f.K_NORM, "k_norm"),
+            (f.Q_NORM, "q_norm"), (f.K_NORM, "k_norm"), (f.ROUTER, "router"),
         ):  # fmt: skip
             if (at := self._net.vectors.get(f"{index}.{name}")) is not None:
                 words[number] = self._net.address(at[0])
@@ -51,12 +55,18 @@ class NetTables:
         return words
 
     def _matrix(self, at: Placed) -> NDArray[np.int64]:
-        words = np.zeros(f.MATRIX_WORDS, np.int64)
-        form = at.packed_form
-        words[f.DATA], words[f.FORM] = self._net.address(at.offset), form.code
-        words[f.TILES], words[f.BLOCKS] = at.tiles, at.blocks
-        words[f.TILE_BYTES] = at.blocks * form.block
-        words[f.BIAS] = 0 if at.bias < 0 else self._net.address(at.bias)
+        """A descriptor a part, each naming the one behind it."""
+        words = np.zeros((len(at.parts), f.MATRIX_WORDS), np.int64)
+        done = 0
+        for row, part in zip(words, at.parts, strict=True):
+            form = part.packed_form
+            size = at.blocks * form.block
+            row[f.DATA], row[f.FORM] = self._net.address(part.offset) - done * size, form.code
+            row[f.TILES], row[f.BLOCKS], row[f.TILE_BYTES] = -(-at.out // ROWS), at.blocks, size
+            row[f.BIAS] = 0 if at.bias < 0 else self._net.address(at.bias)
+            done += part.tiles
+            row[f.STOP] = done
+        words[:-1, f.NEXT] = words.ctypes.data + np.arange(1, len(words)) * f.MATRIX_WORDS * 8
         return words
 
     def _address(self, name: str) -> int:
@@ -69,4 +79,5 @@ class NetTables:
         reals[f.INVERSE_WIDTH], reals[f.INVERSE_DIM] = 1 / s.width, 1 / s.head_dim
         reals[f.INVERSE_Q] = 1 / (s.heads * s.head_dim)
         reals[f.INVERSE_K] = 1 / (s.kv_heads * s.head_dim)
+        reals[f.CLIP] = s.clip_qkv or 0.0
         return reals

@@ -1,15 +1,9 @@
-"""A net's weights as the step reads them: one block of memory, kept as a file beside its index.
+"""A net's weights as the step reads them: all matrices and vectors in one block of memory."""
 
-The file is a line of JSON (version, what lies where, a checksum) and the bytes behind it; a reader
-that finds it cut short, changed or of another version packs anew.
-"""
-
-import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from workbench.cpu import packing
-from workbench.cpu.dots import COLS, Q4_1, Q8_0, ROWS, Form
+from workbench.cpu.dots import COLS, ROWS, Form
 from workbench.model.shape import ModelShape
 
-VERSION = 1
 ALIGN = 64
 Weights = Literal["file", "q8", "q4"]
 
@@ -50,23 +43,35 @@ class Unpackable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """Where a matrix lies in the block, and what it is. `bias` is an offset too, -1: none."""
+class Part:
+    """Tiles of one form that lie together."""
 
     form: str
     offset: int
     tiles: int
-    blocks: int
-    out: int
-    bias: int = -1
 
     @property
     def packed_form(self) -> Form:
         return packing.form_named(self.form)
 
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a matrix lies in the block, and what it is: rows from several tensors may be of
+    several forms. `bias` is an offset too, -1: none."""
+
+    parts: tuple[Part, ...]
+    blocks: int
+    out: int
+    bias: int = -1
+
+    @property
+    def forms(self) -> str:
+        return " and ".join(sorted({part.form for part in self.parts}))
+
     @property
     def bytes(self) -> int:
-        return self.tiles * self.blocks * self.packed_form.block
+        return sum(part.tiles * self.blocks * part.packed_form.block for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,31 +94,90 @@ class PackedNet:
     def dense(self, name: str) -> NDArray[np.float32]:
         """Values [out, in] of a matrix, for oracles."""
         at = self.matrices[name]
-        raw = self.memory[at.offset : at.offset + at.bytes]
-        return packing.dense(raw.reshape(at.tiles, at.blocks, -1), at.packed_form, at.out)
+        rows = [
+            packing.dense(self.tiles(at, part), part.packed_form, part.tiles * ROWS)
+            for part in at.parts
+        ]
+        return np.concatenate(rows)[: at.out]
+
+    def tiles(self, at: Placed, part: Part) -> NDArray[np.uint8]:
+        """A part's tiles [tiles, blocks, bytes of a block]."""
+        size = part.packed_form.block
+        raw = self.memory[part.offset : part.offset + part.tiles * at.blocks * size]
+        return raw.reshape(part.tiles, at.blocks, size)
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of weights that one token's step reads."""
-        skipped = {"embedding"} if "head" in self.matrices else set()
-        return sum(m.bytes for name, m in self.matrices.items() if name not in skipped)
+        """Bytes of quantised weights that one token's step reads: of the experts, k."""
+        moe = self.shape.moe
+        total = 0
+        for name, matrix in self.matrices.items():
+            if name == "embedding" and "head" in self.matrices:
+                continue
+            layer, _, part = name.partition(".")
+            sparse = part in ("gate_up", "down") and self.shape.sparse(int(layer))
+            total += matrix.bytes * moe.k // moe.count if sparse and moe else matrix.bytes
+        return total
 
 
 def unpackable(shape: ModelShape) -> str | None:
     """Why the step does not serve nets of this shape; None when it does."""
-    for name, size in (
-        ("width", shape.width), ("ffn", shape.ffn),
-        ("heads x head_dim", shape.heads * shape.head_dim),
-    ):  # fmt: skip
+    sizes = {"width": shape.width, "heads x head_dim": shape.heads * shape.head_dim}
+    if shape.moe is None or not all(shape.moe.layers):
+        sizes["ffn"] = shape.ffn
+    if shape.moe is not None:
+        sizes["ffn of an expert"] = shape.moe.ffn
+    for name, size in sizes.items():
         if size % COLS:
             return f"{name} must be a multiple of {COLS}, got {size}"
     if shape.head_dim % 16:
         return f"head_dim must be a multiple of 16, got {shape.head_dim}"
-    if shape.clip_qkv is not None:
-        return "clip_qkv is not served"
-    if shape.moe is not None:
-        return "experts are not served"
     return None
+
+
+def unkept(source: Source, shape: ModelShape) -> str | None:
+    """Why the step cannot keep this file's blocks as they are; None when it can."""
+    for _, tensors, _ in matrices(shape):
+        for name in tensors:
+            if (why := _unkept(source, name)) is not None:
+                return why
+    return None
+
+
+def _unkept(source: Source, name: str) -> str | None:
+    blocks = source.blocks(name)
+    if blocks is not None and blocks.kind in packing.KINDS:
+        return None
+    came = "not quantised" if blocks is None else blocks.kind
+    return (
+        f"{name} is {came}, the step keeps {', '.join(packing.KINDS)} as they are; "
+        "ask for weights 'q8' or 'q4'"
+    )
+
+
+def matrices(shape: ModelShape) -> Iterator[tuple[str, list[str], bool]]:
+    """Every matrix of a net: its name here, the tensors whose rows it holds, whether it has a
+    bias."""
+    s = shape
+    for layer in range(s.layers):
+        at, to = f"model.layers.{layer}.", f"{layer}."
+        yield f"{to}qkv", [f"{at}self_attn.{part}_proj.weight" for part in "qkv"], s.qkv_bias
+        yield f"{to}out", [f"{at}self_attn.o_proj.weight"], s.o_bias
+        if s.moe is not None and s.sparse(layer):
+            gate, up, down = s.expert_tensors(layer)[1]
+            every = range(s.moe.count)
+            yield f"{to}gate_up", [part.format(e) for part in (gate, up) for e in every], False
+            yield f"{to}down", [down.format(e) for e in every], False
+        else:
+            yield (
+                f"{to}gate_up",
+                [f"{at}mlp.{part}_proj.weight" for part in ("gate", "up")],
+                (s.mlp_bias),
+            )
+            yield f"{to}down", [f"{at}mlp.down_proj.weight"], s.mlp_bias
+    yield "embedding", ["model.embed_tokens.weight"], False
+    if not s.tied_head:
+        yield "head", ["lm_head.weight"], False
 
 
 def pack(
@@ -125,86 +189,84 @@ def pack(
     if reason:
         raise Unpackable(f"{source.path}: {reason}; use the torch backend")
     packer = _Packer(source, shape, weights)
-    for layer in range(shape.layers):
-        packer.layer(layer)
-        if shape.layers >= 8 and layer % (shape.layers // 4) == 0:
-            say(f"cpu: packing {source.path.name}, layer {layer + 1} of {shape.layers}")
-    packer.outer()
+    quarter = max(1, shape.layers // 4)
+    for name, tensors, biased in matrices(shape):
+        packer.matrix(name, tensors, biased)
+        layer, _, part = name.partition(".")
+        if part == "qkv" and shape.layers >= 8 and int(layer) % quarter == 0:
+            say(f"cpu: packing {source.path.name}, layer {int(layer) + 1} of {shape.layers}")
+    for index in range(shape.layers):
+        packer.norms(index)
+    packer.vector("final_norm", "model.norm.weight")
     return packer.done()
 
 
 class _Packer:
     def __init__(self, source: Source, shape: ModelShape, weights: Weights) -> None:
         self.source, self.shape, self.weights = source, shape, weights
-        self._parts: list[NDArray[np.uint8]] = []
+        self._parts: deque[NDArray[np.uint8]] = deque()
         self._size = 0
         self._matrices: dict[str, Placed] = {}
         self._vectors: dict[str, tuple[int, int]] = {}
 
-    def layer(self, index: int) -> None:
+    def norms(self, index: int) -> None:
         s, at, to = self.shape, f"model.layers.{index}.", f"{index}."
-        attention = [f"{at}self_attn.{part}_proj" for part in "qkv"]
-        self._matrix(f"{to}qkv", attention, s.qkv_bias)
-        self._matrix(f"{to}out", [f"{at}self_attn.o_proj"], s.o_bias)
-        self._matrix(f"{to}gate_up", [f"{at}mlp.gate_proj", f"{at}mlp.up_proj"], s.mlp_bias)
-        self._matrix(f"{to}down", [f"{at}mlp.down_proj"], s.mlp_bias)
-        self._vector(f"{to}attention_norm", f"{at}input_layernorm.weight")
-        self._vector(f"{to}mlp_norm", f"{at}post_attention_layernorm.weight")
+        self.vector(f"{to}attention_norm", f"{at}input_layernorm.weight")
+        self.vector(f"{to}mlp_norm", f"{at}post_attention_layernorm.weight")
         if s.qk_norm != "none":
-            self._vector(f"{to}q_norm", f"{at}self_attn.q_norm.weight")
-            self._vector(f"{to}k_norm", f"{at}self_attn.k_norm.weight")
-
-    def outer(self) -> None:
-        self._matrix("embedding", ["model.embed_tokens"], False)
-        if not self.shape.tied_head:
-            self._matrix("head", ["lm_head"], False)
-        self._vector("final_norm", "model.norm.weight")
+            self.vector(f"{to}q_norm", f"{at}self_attn.q_norm.weight")
+            self.vector(f"{to}k_norm", f"{at}self_attn.k_norm.weight")
+        if s.sparse(index):
+            self.vector(f"{to}router", s.expert_tensors(index)[0])
 
     def done(self) -> PackedNet:
         memory = aligned(self._size)
         at = 0
-        for part in self._parts:
+        while self._parts:  # each is let go once it has been copied
+            part = self._parts.popleft()
             memory[at : at + len(part)] = part
             at += len(part)
         return PackedNet(self.shape, self.weights, memory, self._matrices, self._vectors)
 
-    def _matrix(self, name: str, stems: list[str], biased: bool) -> None:
-        rows = [self._rows(f"{stem}.weight", name in ("embedding", "head")) for stem in stems]
-        forms = {form for _, form in rows}
-        if len(forms) > 1:
-            raise Unpackable(
-                f"{self.source.path}: {' and '.join(stems)} are quantised differently "
-                f"({', '.join(sorted(f.name for f in forms))}); ask for weights 'q8'"
-            )
-        form = forms.pop()
-        tiles = packing.tiles_of(np.concatenate([part for part, _ in rows]), form)
-        out = sum(len(part) for part, _ in rows)
+    def matrix(self, name: str, tensors: list[str], biased: bool) -> None:
+        parts: list[Part] = []
+        out = blocks = 0
+        outer = name in ("embedding", "head")
+        for kind, run in groupby((self._rows(t, outer) for t in tensors), lambda rows: rows[0]):
+            if out % ROWS:
+                raise Unpackable(
+                    f"{self.source.path}: {tensors[0]} and its neighbours are quantised "
+                    f"differently, after {out} rows, no multiple of {ROWS}; ask for weights 'q8'"
+                )
+            rows = np.concatenate([part for _, part in run])
+            tiles = packing.tiles_from(rows, kind)
+            parts.append(Part(packing.KINDS[kind].name, self._keep(tiles), len(tiles)))
+            out, blocks = out + len(rows), tiles.shape[1]
         bias = -1
         if biased:
-            values = [self.source.tensor(f"{stem}.bias").float().numpy() for stem in stems]
-            padded = np.zeros(tiles.shape[0] * ROWS, np.float32)
-            padded[:out] = np.concatenate(values)
+            names = [f"{tensor.removesuffix('weight')}bias" for tensor in tensors]
+            padded = np.zeros(-(-out // ROWS) * ROWS, np.float32)
+            padded[:out] = np.concatenate([self._floats(bias_of) for bias_of in names])
             bias = self._keep(padded)
-        self._matrices[name] = Placed(
-            form.name, self._keep(tiles), tiles.shape[0], tiles.shape[1], out, bias
-        )
+        self._matrices[name] = Placed(tuple(parts), blocks, out, bias)
 
-    def _rows(self, name: str, outer: bool) -> tuple[NDArray[np.uint8], Form]:
-        """A file's rows of the tensor, and their form."""
+    def _rows(self, name: str, outer: bool) -> tuple[str, NDArray[np.uint8]]:
+        """A file's rows of the tensor, and their kind."""
         if self.weights == "file":
+            if (why := _unkept(self.source, name)) is not None:
+                raise Unpackable(f"{self.source.path}: {why}")
             blocks = self.source.blocks(name)
-            kind = None if blocks is None else blocks.kind
-            if kind not in packing.KINDS:
-                raise Unpackable(
-                    f"{self.source.path}: {name} is {kind or 'not quantised'}, the step keeps "
-                    f"{', '.join(packing.KINDS)} as they are; ask for weights 'q8' or 'q4'"
-                )
-            return np.ascontiguousarray(blocks.rows), packing.KINDS[kind]
-        form = Q8_0 if self.weights == "q8" or outer else Q4_1
-        return packing.quantised(self.source.tensor(name).float().numpy(), form), form
+            return blocks.kind, np.ascontiguousarray(blocks.rows)
+        kind = "Q8_0" if self.weights == "q8" or outer else "Q4_1"
+        return kind, packing.quantised(self._floats(name), packing.KINDS[kind])
 
-    def _vector(self, name: str, tensor: str) -> None:
-        values = self.source.tensor(tensor).float().numpy()
+    def _floats(self, name: str) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = self.source.tensor(name).float().numpy()
+        return values
+
+    def vector(self, name: str, tensor: str) -> None:
+        """Floats as they are: a norm, or a router's rows [E, M] end to end."""
+        values = self._floats(tensor).reshape(-1)
         self._vectors[name] = (self._keep(values), len(values))
 
     def _keep(self, part: NDArray[Any]) -> int:
@@ -222,63 +284,3 @@ def aligned(size: int) -> NDArray[np.uint8]:
     raw = np.empty(size + ALIGN, np.uint8)
     start = -int(raw.ctypes.data) % ALIGN
     return raw[start : start + size]
-
-
-def packed(
-    source: Source, shape: ModelShape, weights: Weights, folder: Path, say: Callable[[str], None]
-) -> tuple[PackedNet, str]:
-    """The packed net from `folder`, or packed now and kept there; and how it came about."""
-    stat = source.path.stat()
-    identity = f"{source.path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{weights}|{VERSION}"
-    name = (
-        f"{source.path.stem}-{weights}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.packed"
-    )
-    path = folder / name
-    found, reason = read(path, shape)
-    if found is not None:
-        return found, f"packed weights from {path.name} in the cache"
-    say(f"cpu: {reason}; packing {source.path.name} once")
-    net = pack(source, shape, weights, say)
-    try:
-        write(net, path)
-    except OSError as error:
-        return net, f"packed now, not kept ({type(error).__name__} at {folder})"
-    return net, f"packed now, kept at {path}"
-
-
-def write(net: PackedNet, path: Path) -> None:
-    head = {
-        "version": VERSION,
-        "weights": net.weights,
-        "bytes": len(net.memory),
-        "sha256": hashlib.sha256(net.memory.data).hexdigest(),
-        "matrices": {name: asdict(at) for name, at in net.matrices.items()},
-        "vectors": net.vectors,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(json.dumps(head).encode() + b"\n")
-        net.memory.tofile(file)
-    os.replace(beside, path)
-
-
-def read(path: Path, shape: ModelShape) -> tuple[PackedNet | None, str]:
-    """A packed net, or None and what is wrong with the file."""
-    try:
-        with path.open("rb") as file:
-            head = json.loads(file.readline())
-            if head["version"] != VERSION:
-                return None, f"{path.name} is of version {head['version']}, not {VERSION}"
-            memory = aligned(head["bytes"])
-            if file.readinto(memory) != len(memory):  # type: ignore[arg-type]
-                return None, f"{path.name} is cut short"
-    except FileNotFoundError:
-        return None, "no packed weights in the cache"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"{path.name} cannot be read ({type(error).__name__})"
-    if hashlib.sha256(memory.data).hexdigest() != head["sha256"]:
-        return None, f"{path.name} is damaged"
-    matrices = {name: Placed(**at) for name, at in head["matrices"].items()}
-    vectors = {name: (at[0], at[1]) for name, at in head["vectors"].items()}
-    return PackedNet(shape, head["weights"], memory, matrices, vectors), "read"

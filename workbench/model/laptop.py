@@ -19,21 +19,15 @@ if TYPE_CHECKING:
     from workbench.cpu import NumbaForward
 
 Weights = Literal["file", "q8", "q4"]
-KEPT = ("Q4_1", "Q4_0", "Q8_0")  # kinds of the file that are served as they are
 
 
 def why_not(checkpoint: Checkpoint, shape: ModelShape) -> str | None:
     """Why "auto" does not choose the laptop engine for this checkpoint; None when it does."""
-    blocks = checkpoint.blocks("model.layers.0.self_attn.q_proj.weight")
-    if blocks is None:
-        return "the checkpoint is not quantised"
-    if blocks.kind not in KEPT:
-        return f"the file's {blocks.kind} is not served as it is"
     try:
-        from workbench.cpu import unpackable
+        from workbench.cpu import unkept, unpackable
     except ImportError as error:
         return f"numba is not here ({error})"
-    return unpackable(shape)
+    return unpackable(shape) or unkept(checkpoint, shape)
 
 
 def open_laptop(

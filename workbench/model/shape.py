@@ -144,6 +144,17 @@ class ModelShape:
     def attention_scale(self) -> float:
         return float(self.head_dim**-0.5)
 
+    def expert_tensors(self, layer: int) -> tuple[str, tuple[str, str, str]]:
+        """A sparse layer's tensors as checkpoints name them: its router's, and those of gate, up
+        and down with a `{}` for the expert."""
+        at = f"model.layers.{layer}."
+        if self.family == "mixtral":
+            at, parts = f"{at}block_sparse_moe.", ("w1", "w3", "w2")
+        else:
+            at, parts = f"{at}mlp.", ("gate_proj", "up_proj", "down_proj")
+        gate, up, down = (f"{at}experts.{{}}.{part}.weight" for part in parts)
+        return f"{at}gate.weight", (gate, up, down)
+
     def sparse(self, layer: int) -> bool:
         """Whether `layer` routes its tokens to experts."""
         return self.moe is not None and self.moe.layers[layer]

@@ -59,7 +59,7 @@ class NetBuilder:
             ]
         gate_up = down = experts = None
         if s.sparse(index):
-            experts = self._experts(at)
+            experts = self._experts(index)
         else:
             gates = [f"{at}mlp.{part}_proj.weight" for part in ("gate", "up")]
             gate_up = self._linear(gates, [s.ffn, s.ffn], s.width, s.mlp_bias)
@@ -70,31 +70,17 @@ class NetBuilder:
             norms[0], norms[1], gate_up, down, experts,
         )  # fmt: skip
 
-    def _experts(self, at: str) -> Experts:
+    def _experts(self, layer: int) -> Experts:
         s, moe = self.shape, self.shape.moe
         assert moe is not None
-        if s.family == "mixtral":
-            router, one, parts = (
-                f"{at}block_sparse_moe.gate.weight",
-                f"{at}block_sparse_moe.experts.{{}}.{{}}.weight",
-                ("w1", "w3", "w2"),
-            )
-        else:
-            router, one, parts = (
-                f"{at}mlp.gate.weight",
-                f"{at}mlp.experts.{{}}.{{}}.weight",
-                ("gate_proj", "up_proj", "down_proj"),
-            )
+        router, parts = s.expert_tensors(layer)
         gate_up = torch.empty(moe.count, 2 * moe.ffn, s.width, dtype=self.dtype, device=self.device)
         down = torch.empty(moe.count, s.width, moe.ffn, dtype=self.dtype, device=self.device)
         for expert in range(moe.count):
-            gate_up[expert, : moe.ffn] = self._tensor(
-                one.format(expert, parts[0]), moe.ffn, s.width
-            )
-            gate_up[expert, moe.ffn :] = self._tensor(
-                one.format(expert, parts[1]), moe.ffn, s.width
-            )
-            down[expert] = self._tensor(one.format(expert, parts[2]), s.width, moe.ffn)
+            gate, up, out = (part.format(expert) for part in parts)
+            gate_up[expert, : moe.ffn] = self._tensor(gate, moe.ffn, s.width)
+            gate_up[expert, moe.ffn :] = self._tensor(up, moe.ffn, s.width)
+            down[expert] = self._tensor(out, s.width, moe.ffn)
         return Experts(self._tensor(router, moe.count, s.width), gate_up, down)
 
     def _linear(

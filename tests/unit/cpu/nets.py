@@ -8,7 +8,7 @@ from torch import Tensor
 
 from workbench.cpu import weights
 from workbench.cpu.weights import PackedNet
-from workbench.model.shape import ModelShape, Rope
+from workbench.model.shape import ModelShape, Moe, Rope
 
 VOCABULARY = 103  # no multiple of sixteen
 
@@ -28,6 +28,21 @@ SHAPES = {
     "qwen2": shape(family="qwen2", qkv_bias=True, heads=4, kv_heads=4, head_dim=48),
     "qwen3": shape(family="qwen3", qk_norm="per-head", heads=4, kv_heads=1, head_dim=32),
     "yarn": shape(rope=Rope(10000.0, "yarn", factor=4.0, original_window=32)),
+    "qwen3 moe": shape(
+        family="qwen3_moe",
+        qk_norm="per-head",
+        head_dim=32,
+        heads=3,
+        kv_heads=1,
+        moe=Moe(19, 3, 64, True, (True, False, True)),
+    ),
+    "mixtral": shape(family="mixtral", moe=Moe(4, 2, 160, True, (True,) * 3)),
+    "olmoe": shape(
+        family="olmoe",
+        qk_norm="full-width",
+        clip_qkv=0.8,
+        moe=Moe(8, 5, 96, False, (True,) * 3),
+    ),
     "biases": shape(o_bias=True, mlp_bias=True, qk_norm="full-width"),
 }
 
@@ -63,6 +78,11 @@ class RandomSource:
             "lm_head": (s.vocabulary, s.width),
         }  # fmt: skip
         stem, kind = name.split(".")[-2:]
+        if s.moe is not None:
+            inner, outer = (s.moe.ffn, s.width), (s.width, s.moe.ffn)
+            sizes |= {"gate": (s.moe.count, s.width), "w1": inner, "w3": inner, "w2": outer}
+            if ".experts." in name:
+                sizes |= {"gate_proj": inner, "up_proj": inner, "down_proj": outer}
         if stem in sizes:
             return sizes[stem][:1] if kind == "bias" else sizes[stem]
         full = s.qk_norm == "full-width"

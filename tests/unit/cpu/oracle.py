@@ -15,6 +15,7 @@ from workbench.cpu.weights import PackedNet
 class Oracle:
     def __init__(self, net: PackedNet, rounded: bool = True) -> None:
         self.rounded = rounded
+        self.routed: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> experts, weights [T, k]
         self.net, self.shape = net, net.shape
         self.w = {name: torch.from_numpy(net.dense(name)) for name in net.matrices}
         self.v = {name: torch.from_numpy(net.vector(name).copy()) for name in net.vectors}
@@ -51,7 +52,8 @@ class Oracle:
         found = []
         for layer in range(exit_layer or self.shape.layers):
             x = x + self.attention(self.norm(x, f"{layer}.attention_norm"), layer)
-            x = x + self.mlp(self.norm(x, f"{layer}.mlp_norm"), layer)
+            mlp = self.experts if self.shape.sparse(layer) else self.mlp
+            x = x + mlp(self.norm(x, f"{layer}.mlp_norm"), layer)
             if steering and layer in steering:
                 x = x + steering[layer]
             found.append(x)
@@ -75,6 +77,8 @@ class Oracle:
         if s.qk_norm == "full-width":
             q = self.norm(q.flatten(1), f"{layer}.q_norm").view(q.shape)
             k = self.norm(k.flatten(1), f"{layer}.k_norm").view(k.shape)
+        if s.clip_qkv is not None:
+            q, k, v = (t.clamp(-s.clip_qkv, s.clip_qkv) for t in (q, k, v))
         if s.qk_norm == "per-head":
             q, k = self.norm(q, f"{layer}.q_norm"), self.norm(k, f"{layer}.k_norm")
         q, k = self.turn(q), self.turn(k)
@@ -98,3 +102,20 @@ class Oracle:
     def mlp(self, x: Tensor, layer: int) -> Tensor:
         gate, up = self.linear(x, layer, "gate_up").chunk(2, -1)
         return self.linear(F.silu(gate) * up, layer, "down")
+
+    def experts(self, x: Tensor, layer: int) -> Tensor:
+        """Token by token: what the definition says, and nothing grouped."""
+        moe = self.shape.moe
+        router = self.v[f"{layer}.router"].view(moe.count, -1)
+        weights, chosen = torch.softmax(x @ router.T, -1).topk(moe.k, -1)
+        if moe.norm_topk_prob:
+            weights = weights / weights.sum(-1, keepdim=True)
+        self.routed[layer] = chosen, weights
+        gate, up = self.w[f"{layer}.gate_up"].view(2, moe.count, moe.ffn, -1)
+        down = self.w[f"{layer}.down"].view(moe.count, self.shape.width, -1)
+        out = torch.zeros_like(x)
+        for t, row in enumerate(self.int8(x)):
+            for e, weight in zip(chosen[t].tolist(), weights[t], strict=True):
+                inner = F.silu(gate[e] @ row) * (up[e] @ row)
+                out[t] += weight * (down[e] @ self.int8(inner))
+        return out

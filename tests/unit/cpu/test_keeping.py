@@ -9,17 +9,18 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, quants
 
-from tests.unit.cpu import nets
-from workbench.cpu import build, dots, isa, packing, weights
+from tests.unit.cpu import ggufs, nets
+from tests.unit.model.nets import Paged
+from workbench.cpu import NumbaForward, build, dots, isa, keeping, packing, weights
 from workbench.cpu.weights import Unpackable
+from workbench.model.shape import Moe
 
 
 @pytest.mark.parametrize("kind", packing.KINDS)
 def test_packing_keeps_the_files_values(kind: str) -> None:
-    values = np.random.default_rng(0).standard_normal((40, 96)).astype(np.float32)
-    rows = quants.quantize(values, GGMLQuantizationType[kind])
-    tiles = packing.tiles_of(rows, packing.KINDS[kind])
-    assert tiles.shape == (3, 3, packing.KINDS[kind].block)  # 40 rows are padded to 48
+    rows = ggufs.rows(kind, 40, 512)
+    tiles = packing.tiles_from(rows, kind)
+    assert tiles.shape == (3, 16, packing.KINDS[kind].block)  # 40 rows are padded to 48
     got = packing.dense(tiles, packing.KINDS[kind], 40)
     assert np.array_equal(got, quants.dequantize(rows, GGMLQuantizationType[kind]))
 
@@ -58,13 +59,20 @@ class Kept(nets.RandomSource):
 
 def test_packed_weights_are_found_again(tmp_path: Path) -> None:
     source, said = Kept(tmp_path / "net.gguf", {"embed": "Q8_0", "lm_head": "Q8_0", "": "Q4_1"}), []
-    made, how = weights.packed(source, source.of, "file", tmp_path, said.append)
+    made, how = keeping.packed(source, source.of, "file", tmp_path, said.append)
     assert how.startswith("packed now, kept at")
-    again, how = weights.packed(source, source.of, "file", tmp_path, said.append)
+    again, how = keeping.packed(source, source.of, "file", tmp_path, said.append)
     assert how.startswith("packed weights from")
     assert np.array_equal(made.memory, again.memory)
     assert made.matrices == again.matrices
     assert len(said) == 1
+    mapped, how = keeping.read(next(tmp_path.glob("*.packed")), source.of, copied=0)
+    assert mapped is not None
+    assert how == "mapped"
+    assert mapped.address(0) % weights.ALIGN == 0
+    ids = nets.tokens(20)
+    want = Paged(NumbaForward(made), 16).all_logits(ids, [20])
+    assert torch.equal(Paged(NumbaForward(mapped), 16).all_logits(ids, [20]), want)
 
 
 def test_damage_is_noticed_and_mended(tmp_path: Path) -> None:
@@ -72,7 +80,7 @@ def test_damage_is_noticed_and_mended(tmp_path: Path) -> None:
 
     def again() -> tuple[str, str]:
         said: list[str] = []
-        _, how = weights.packed(source, source.of, "file", tmp_path, said.append)
+        _, how = keeping.packed(source, source.of, "file", tmp_path, said.append)
         return said[0] if said else "", how
 
     again()
@@ -81,7 +89,7 @@ def test_damage_is_noticed_and_mended(tmp_path: Path) -> None:
     for spoilt, word in (
         (whole[:-1000], "cut short"),
         (whole[:-5] + b"\0\1\2\3\4", "damaged"),
-        (whole.replace(b'"version": 1', b'"version": 9', 1), "version 9, not 1"),
+        (whole.replace(b'"version": 2', b'"version": 9', 1), "version 9, not 2"),
         (b"nonsense", "cannot be read"),
     ):
         path.write_bytes(spoilt)
@@ -99,20 +107,18 @@ def test_what_cannot_be_packed_says_what_to_ask_for(tmp_path: Path) -> None:
 
     with pytest.raises(Unpackable, match=r"not quantised.*ask for weights 'q8' or 'q4'"):
         pack({})
-    with pytest.raises(Unpackable, match="is Q5_0, the step keeps Q4_1, Q4_0, Q8_0"):
-        pack({"": "Q5_0"})
-    with pytest.raises(Unpackable, match="quantised differently"):
-        pack({"v_proj": "Q8_0", "": "Q4_1"})
+    with pytest.raises(Unpackable, match="is Q5_1, the step keeps Q4_1, Q4_0, Q8_0"):
+        pack({"": "Q5_1"})
     with pytest.raises(Unpackable, match="width must be a multiple of 32, got 48"):
         pack({}, "q8", width=48)
-    with pytest.raises(Unpackable, match="clip_qkv"):
-        pack({}, "q8", clip_qkv=1.0)
+    with pytest.raises(Unpackable, match="ffn of an expert must be a multiple of 32, got 48"):
+        pack({}, "q8", moe=Moe(4, 2, 48, True, (True,) * 3))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     source = Kept(tmp_path / "net.gguf", {"": "Q8_0"})
     nowhere = tmp_path / "net.gguf" / "cache"  # below a file
-    net, how = weights.packed(source, source.of, "file", nowhere, lambda line: None)
+    net, how = keeping.packed(source, source.of, "file", nowhere, lambda line: None)
     assert how.startswith("packed now, not kept")
     assert net.memory.size
 

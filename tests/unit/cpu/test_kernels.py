@@ -1,6 +1,7 @@
 """Each kernel alone, for every instruction set: its values against numpy, its machine code by
 sight."""
 
+from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, quants
 
+from tests.unit.cpu import ggufs
 from tests.unit.cpu.native import Native, module_of, optimise
 from workbench.cpu import attend, dots, isa, packing, rows
 from workbench.cpu.isa import Isa
@@ -20,11 +22,16 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+@cache
+def quantiser(one: Isa) -> Native:
+    return Native(rows.QUANTISE, one)
+
+
 def panel_of(values: np.ndarray[Any, Any], one: Isa) -> tuple[Any, Any]:
     """A panel of rows [M, K], and the values that it stands for."""
     m, k = values.shape
     panel = np.zeros(k // 32 * dots.RECORD * m, np.uint8)
-    quantise = Native(rows.QUANTISE, one)
+    quantise = quantiser(one)
     for row in range(m):
         quantise(values[row], k // 32, panel, row, m)
     record = panel.reshape(k // 32, dots.RECORD * m)
@@ -47,46 +54,44 @@ def test_quantise(one: Isa) -> None:
     assert not np.isnan(got[2, :32]).any()
 
 
-@pytest.mark.parametrize("kind", ["Q4_1", "Q4_0", "Q8_0"])
+@pytest.mark.parametrize("kind", packing.KINDS)
 @pytest.mark.parametrize("one", OFFERED)
 def test_products(one: Isa, kind: str) -> None:
     form = packing.KINDS[kind]
-    weights = rng(1).standard_normal((32, 160)).astype(F)
-    file = quants.quantize(weights, GGMLQuantizationType[kind])
-    tiles = packing.tiles_of(file, form)
+    file = ggufs.rows(kind, 32, 256)
+    tiles = packing.tiles_from(file, kind)
     dense = quants.dequantize(file, GGMLQuantizationType[kind])
     bias = rng(2).standard_normal(16).astype(F)
     alone = None
     for m in (1, 2, 3, 8):
-        panel, values = panel_of(rng(3).standard_normal((m, 160)).astype(F), one)
+        panel, values = panel_of(rng(3).standard_normal((m, 256)).astype(F), one)
         out = np.full((m, 16), np.nan, F)
         kernel = Native(dots.product(form, m), one)
-        kernel(tiles[1], 5, panel, bias, out, 64, 0)
+        kernel(tiles[1], 8, panel, bias, out, 64, 0)
         np.testing.assert_allclose(out, values @ dense[16:].T + bias, atol=3e-5)
         alone = out[0].copy() if alone is None else alone
         assert np.array_equal(out[0], alone)  # the first row is the same in every panel
-        kernel(tiles[1], 5, panel, np.zeros(16, F), out, 64, 1)
+        kernel(tiles[1], 8, panel, np.zeros(16, F), out, 64, 1)
         np.testing.assert_allclose(out, 2 * (values @ dense[16:].T) + bias, atol=6e-5)
-    row = np.zeros(160, F)
-    Native(rows.embed(form), one)(tiles, 5, 21, row)
+    row = np.zeros(256, F)
+    Native(rows.embed(form), one)(tiles, 8, 21, row)
     assert np.array_equal(row, dense[21])
 
 
 @pytest.mark.parametrize("one", OFFERED)
 def test_extreme_products(one: Isa) -> None:
     """Every code and activation at its limit: no sum may saturate."""
+    sign = np.where(np.arange(256) % 3, 1, -1).astype(F)
     for kind, form in packing.KINDS.items():
-        sign = np.where(np.arange(32) % 3, 1, -1).astype(F)
-        weights = np.tile(sign * (1 if form.bits == 4 else 127), (16, 1)).astype(F)
-        file = quants.quantize(weights, GGMLQuantizationType[kind])
-        dense = quants.dequantize(file, GGMLQuantizationType[kind])
-        for x in (np.full(32, 5, F), np.full(32, -5, F), sign * 5):
-            panel, values = panel_of(x[None], one)
-            out = np.zeros((1, 16), F)
-            Native(dots.product(form, 1), one)(
-                packing.tiles_of(file, form), 1, panel, np.zeros(16, F), out, 64, 0
-            )
-            np.testing.assert_allclose(out, values @ dense.T, rtol=1e-5, atol=1e-3)
+        product = Native(dots.product(form, 1), one)
+        for file in ggufs.extremes(kind):
+            dense = quants.dequantize(file, GGMLQuantizationType[kind])
+            for x in (np.full(256, 5, F), np.full(256, -5, F), sign * 5):
+                panel, values = panel_of(x[None], one)
+                out = np.zeros((1, 16), F)
+                tiles = packing.tiles_from(file, kind)
+                product(tiles, 8, panel, np.zeros(16, F), out, 64, 0)
+                np.testing.assert_allclose(out, values @ dense.T, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("one", OFFERED)
@@ -107,6 +112,18 @@ def test_norm_rope_silu(one: Isa) -> None:
     Native(rows.SILU_MUL, one)(gate, up, out, 64, 3)
     wide = gate.astype(np.float64)
     np.testing.assert_allclose(out, wide / (1 + np.exp(-wide)) * up, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("one", OFFERED)
+def test_router_and_clip(one: Isa) -> None:
+    x, router = rng().standard_normal(96).astype(F), rng(1).standard_normal((5, 96)).astype(F)
+    out = np.full(6, 7, F)
+    Native(rows.ROUTE, one)(x, router, 96, 5, out)
+    np.testing.assert_allclose(out, [*(router @ x), 7], atol=1e-5)
+    x[3] = np.nan
+    want = np.clip(x, -0.5, 0.5)
+    Native(rows.CLIP, one)(x, 96, 0.5)
+    np.testing.assert_array_equal(x, want)
 
 
 @pytest.mark.parametrize("half", [True, False])

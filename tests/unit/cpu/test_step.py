@@ -15,7 +15,9 @@ from workbench.model.lora import Pair
 # rms, of the deviation. Rows agree to 1e-6 until a value on the border of two int8 steps falls the
 # other way; such a flip goes on through the layers and to all later rows, and these nets are small.
 NEAR, EXACT = 0.03, 1e-4
-INT8 = 0.08  # the same against a net without int8 activations; small nets round coarsely
+# the same against a net without int8 activations: small nets round coarsely, and where experts
+# nearly tie another may be chosen
+INT8, INT8_SPARSE = 0.08, 0.16
 
 
 def near(got: torch.Tensor, want: torch.Tensor, bound: float = NEAR) -> None:
@@ -31,6 +33,11 @@ def llama() -> NumbaForward:
     return NumbaForward(nets.net("llama"))
 
 
+@pytest.fixture(scope="module", params=["llama", "qwen3 moe", "olmoe"])
+def some(request: pytest.FixtureRequest, llama: NumbaForward) -> NumbaForward:
+    return llama if request.param == "llama" else NumbaForward(nets.net(request.param))
+
+
 @pytest.mark.parametrize("name", nets.SHAPES)
 @pytest.mark.parametrize("kind", ["q8", "q4"])
 def test_logits_equal_torch(name: str, kind: str) -> None:
@@ -39,17 +46,18 @@ def test_logits_equal_torch(name: str, kind: str) -> None:
     want = Oracle(packed).logits(ids)
     for page_size, chunks in [(16, [45]), (5, [17, 1, 1, 20, 2, 1, 1, 1, 1]), (1, [3, 1, 41])]:
         near(Paged(forward, page_size).all_logits(ids, chunks), want)
-    near(want, Oracle(packed, rounded=False).logits(ids), INT8)
+    bound = INT8_SPARSE if packed.shape.moe else INT8
+    near(want, Oracle(packed, rounded=False).logits(ids), bound)
 
 
-def test_a_row_does_not_depend_on_its_neighbours(llama: NumbaForward) -> None:
+def test_a_row_does_not_depend_on_its_neighbours(some: NumbaForward) -> None:
     """Bit for bit: alone token by token, as one prompt, in batches of every size, after a fork."""
     ids = nets.tokens(40)
-    alone = Paged(llama, 16).all_logits(ids, [1] * 40)
-    assert torch.equal(Paged(llama, 16, seed=5).all_logits(ids, [40]), alone)
-    assert torch.equal(Paged(llama, 3, seed=6).all_logits(ids, [7, 9, 1, 23]), alone)
+    alone = Paged(some, 16).all_logits(ids, [1] * 40)
+    assert torch.equal(Paged(some, 16, seed=5).all_logits(ids, [40]), alone)
+    assert torch.equal(Paged(some, 3, seed=6).all_logits(ids, [7, 9, 1, 23]), alone)
     for others in range(1, 12):
-        paged = Paged(llama, 16, pages=90, seed=others)
+        paged = Paged(some, 16, pages=90, seed=others)
         rows = [paged.row(nets.tokens(40, seed=n)) for n in range(others)]
         rows.insert(others // 2, mine := paged.row(ids))
         paged.step([(row, 39 if row is mine else 5 + n) for n, row in enumerate(rows)])
@@ -57,9 +65,9 @@ def test_a_row_does_not_depend_on_its_neighbours(llama: NumbaForward) -> None:
         assert torch.equal(got, alone[39])
 
 
-def test_a_fork_is_the_same_bits(llama: NumbaForward) -> None:
+def test_a_fork_is_the_same_bits(some: NumbaForward) -> None:
     ids = nets.tokens(40)
-    paged = Paged(llama, 16)
+    paged = Paged(some, 16)
     parent = paged.row(ids)
     want = paged.step([(parent, 37)]).logits[-1], paged.step([(parent, 1)]).logits[0]
     copied = paged.row(ids)
@@ -68,11 +76,11 @@ def test_a_fork_is_the_same_bits(llama: NumbaForward) -> None:
     assert torch.equal(paged.step([(child, 1)]).logits[0], want[1])
 
 
-def test_threads_change_nothing(llama: NumbaForward) -> None:
+def test_threads_change_nothing(some: NumbaForward) -> None:
     ids = nets.tokens(40)
-    want = Paged(llama, 16).all_logits(ids, [20, 1, 19])
+    want = Paged(some, 16).all_logits(ids, [20, 1, 19])
     for threads in (2, 3, 5):
-        crew = NumbaForward(llama.net, threads=threads)
+        crew = NumbaForward(some.net, threads=threads)
         assert torch.equal(Paged(crew, 16).all_logits(ids, [20, 1, 19]), want)
         crew.close()
 
