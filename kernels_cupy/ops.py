@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels_cupy import bridge
+from kernels_cupy import bridge, decode
 from kernels_cupy.attention import attention
 from kernels_cupy.expert_mlp import expert_mlp
+from kernels_cupy.graphs import Capture, CudaCapture, Graphs
 from kernels_cupy.rms_norm import add_rms_norm, rms_norm
 from kernels_cupy.route import route
 from kernels_cupy.sample import sample
@@ -19,7 +20,7 @@ from kernels_cupy.silu_mul import silu_mul
 from kernels_cupy.step import StepPlan
 from kernels_cupy.store_kv import rope_store
 from workbench.forward import ForwardBatch, Pool
-from workbench.ops.contract import HeadNorm, Linear, Rotary, Sampled, SamplerRow
+from workbench.ops.contract import HeadNorm, Linear, Recipe, Rotary, Sampled, SamplerRow
 
 
 class CublasLinear:
@@ -36,17 +37,39 @@ class CublasLinear:
 
 class CudaOps:
     """`ops.contract.Ops` on one CUDA device. `share_prefixes`: pages that many rows have in common
-    are read once for all of them where that saves time. `emulated` runs the kernels on the CPU (for
-    tests).
+    are read once for all of them where that saves time. Steps of one token a row are captured in
+    CUDA graphs and replayed (`graphs`). `emulated` runs the kernels on the CPU, `capture` stands
+    in for the driver's (for tests).
     """
 
-    def __init__(self, *, share_prefixes: bool = True, emulated: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        share_prefixes: bool = True,
+        emulated: bool = False,
+        capture: Capture | None = None,
+    ) -> None:
         self.device = torch.device("cpu") if emulated else bridge.require()
+        self._capture = capture
         self.name = "cuda emulated" if emulated else "cuda"
         self.share_prefixes = share_prefixes
 
     def prepare(self, batch: ForwardBatch, pool: Pool, rotary: Rotary) -> StepPlan:
         return StepPlan(batch, pool, rotary, self.share_prefixes)
+
+    def replay(
+        self, batch: ForwardBatch, pool: Any, rotary: Rotary, recipe: Recipe
+    ) -> tuple[Tensor, ...] | None:
+        if (graphs := self.graphs(pool)) is None:
+            return None
+        return decode.replay(graphs, batch, pool, rotary, recipe, self.share_prefixes)
+
+    def graphs(self, pool: Any) -> Graphs | None:
+        """The captured steps over `pool`; None on a CPU, where nothing captures."""
+        if pool.graphs is None and (self._capture or self.device.type == "cuda"):
+            pool.graphs = Graphs(self.device, self._capture or CudaCapture(self.device))
+        graphs: Graphs | None = pool.graphs
+        return graphs
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
         return CublasLinear(weight, bias)

@@ -20,6 +20,7 @@ Ints = NDArray[np.int32]
 TILE = 64  # KV entries of a unit of work; 16 * WARPS of paged_attention.cu
 NARROW = 8  # query rows of an item of one row
 FAR = 2**31 - 1
+WORTH = 16 << 20  # bytes of re-reading that a shared prefix must save
 
 
 @dataclass(slots=True)
@@ -148,13 +149,14 @@ class Prefix:
 
 
 def shared_prefixes(
-    batch: ForwardBatch, page_size: int, bytes_per_entry: int, worth: int = 16 << 20
+    batch: ForwardBatch, page_size: int, bytes_per_entry: int, worth: int | None = None
 ) -> list[Prefix]:
     """Groups of one-token rows whose common pages are worth a pass of their own: at least `worth`
     bytes of re-reading are saved (partial results and their merge cost about 3 µs).
     """
     if batch.attached:
         return []
+    worth = WORTH if worth is None else worth
     starts, lens = batch.query_start.numpy(), batch.kv_lens.numpy()
     tables = batch.block_tables.numpy()
     by_page: dict[int, list[int]] = {}

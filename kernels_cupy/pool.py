@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels_cupy.errors import need
+from kernels_cupy.graphs import Graphs
 from kernels_cupy.move_kv import move_kv
 from kernels_cupy.store_kv import rope_table
 from workbench.kv.layout import KVLayout
@@ -34,6 +35,7 @@ class CudaPool:
         self._flat_k, self._flat_v = self.k.view(flat), self.v.view(flat)
         self.keys: tuple[Tensor, ...] = self._flat_k.unbind(0)  # per layer [P * S, H, D]
         self.values: tuple[Tensor, ...] = self._flat_v.unbind(0)
+        self.graphs: Graphs | None = None  # of decode steps: they bake these addresses in
 
     def copy_pages(self, src: Sequence[int], dst: Sequence[int]) -> None:
         inner = torch.arange(self.layout.page_size)

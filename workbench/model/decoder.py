@@ -1,6 +1,6 @@
 """One decoder for all families: it reads `ModelShape` and knows no family by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from workbench.forward import ForwardBatch, ForwardOutput, NetFacts, Pool, Routing
 from workbench.kv.layout import KVLayout
 from workbench.kv.pool import TorchPool
-from workbench.ops.contract import HeadNorm, Linear, Ops, Rotary
+from workbench.ops.contract import HeadNorm, Linear, Ops, Recipe, Replays, Rotary
 
 from .lora import Adapter, load_adapter
-from .overrides import StepOverrides, resolve
+from .overrides import StepOverrides, plain_decode, resolve
 from .shape import ModelShape, unserved
 
 MakePool = Callable[[KVLayout, Tensor, torch.device], Pool]  # of frequencies [D / 2]
@@ -56,9 +56,10 @@ class Net:
 class _Taken:
     """What a step collects on its way: hidden states, residuals of early exits, router choices."""
 
+    routing: bool = False  # wanted
     hidden: dict[int, Tensor] = field(default_factory=dict)
     exits: dict[int, Tensor] = field(default_factory=dict)
-    routing: list[Routing] = field(default_factory=list)
+    routed: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)  # layer, [T, k] twice
 
 
 class Decoder:
@@ -85,6 +86,7 @@ class Decoder:
         sizes = (shape.heads, shape.kv_heads, shape.kv_heads)
         self._split = [n * shape.head_dim for n in sizes]
         self._norms = [self._head_norm(layer) for layer in net.layers]
+        self._windows = tuple(dict.fromkeys(shape.sliding))
 
     def _head_norm(self, layer: Layer) -> HeadNorm | None:
         if self._shape.qk_norm != "per-head" or layer.q_norm is None or layer.k_norm is None:
@@ -105,16 +107,51 @@ class Decoder:
     def __call__(
         self, batch: ForwardBatch, pool: Pool, pulse: Callable[[], None] = lambda: None
     ) -> ForwardOutput:
-        step = resolve(batch, self.adapters, self._shape.layers, self.device)
+        step = resolve(batch, self.adapters, self._shape.layers)
+        if isinstance(self.ops, Replays) and plain_decode(batch, step):
+            pulse()
+            results = self.ops.replay(batch, pool, self.rotary, self._recipe(batch, step))
+            if results is not None:
+                return self._replayed(results)
+        step = step.on(self.device)
         plan = self.ops.prepare(batch, pool, self.rotary)
-        taken = _Taken()
+        taken = _Taken(batch.routing)
         x, delta = self._embed(batch), None
         for index in range(step.last):
             pulse()
-            x, delta = self._layer(index, x, delta, plan, step, batch, taken)
+            x, delta = self._layer(index, x, delta, plan, step, taken)
             if self._touched(index, step, batch):
                 x, delta = self._after(index, x + delta, step, batch, taken), None
         return self._output(x if delta is None else x + delta, batch, step, taken)
+
+    def _recipe(self, batch: ForwardBatch, step: StepOverrides) -> Recipe:
+        """The step from device tensors alone; its results are logits before they are float32, and
+        the router's choices [layers, T, k] where they are wanted."""
+        routing = batch.routing and self._shape.moe is not None
+
+        def body(ids: Tensor, plan: object, indexes: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            taken, own = _Taken(routing), step.over(indexes)
+            x, delta = F.embedding(ids, self._net.embedding), None
+            for index in range(self._shape.layers):
+                x, delta = self._layer(index, x, delta, plan, own, taken)
+            normed, _ = self._add_norm(x, delta, self._net.norm)
+            logits = self._net.head(normed)
+            if not taken.routed:
+                return (logits,)
+            _, experts, weights = zip(*taken.routed, strict=True)
+            return logits, torch.stack(experts), torch.stack(weights)
+
+        sides = tuple((s.adapter, s.scale, s.tokens is None) for s in step.sides)
+        indexes = tuple(s.tokens for s in step.sides if s.tokens is not None)
+        return Recipe((self, sides, routing), self._shape.heads, self._windows, indexes, body)
+
+    def _replayed(self, results: tuple[Tensor, ...]) -> ForwardOutput:
+        logits = results[0].float() if self.dtype != torch.float32 else results[0].clone()
+        moe = self._shape.moe
+        if len(results) == 1 or moe is None:
+            return ForwardOutput(logits)
+        sparse = [index for index, is_sparse in enumerate(moe.layers) if is_sparse]
+        return ForwardOutput(logits, {}, _routing(sparse, *results[1:]))
 
     def _embed(self, batch: ForwardBatch) -> Tensor:
         x = F.embedding(batch.token_ids.to(self.device), self._net.embedding)  # [T, M]
@@ -129,7 +166,6 @@ class Decoder:
         delta: Tensor | None,
         plan: object,
         step: StepOverrides,
-        batch: ForwardBatch,
         taken: _Taken,
     ) -> tuple[Tensor, Tensor]:
         """(residual, what is still to be added to it) after the layer."""
@@ -143,7 +179,7 @@ class Decoder:
         out = step.adapted(layer.o(attended), attended, index, "o")
         normed, x = self._add_norm(x, out, layer.mlp_norm)
         if layer.experts is not None:
-            return x, self._experts(layer.experts, normed, index, batch, taken)
+            return x, self._experts(layer.experts, normed, index, taken)
         assert layer.gate_up is not None and layer.down is not None
         inner = ops.silu_mul(step.adapted(layer.gate_up(normed), normed, index, "gate_up"))
         return x, step.adapted(layer.down(inner), inner, index, "down")
@@ -168,14 +204,12 @@ class Decoder:
         q, k, v = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], 1)
         return q, k, v
 
-    def _experts(
-        self, experts: Experts, x: Tensor, index: int, batch: ForwardBatch, taken: _Taken
-    ) -> Tensor:
+    def _experts(self, experts: Experts, x: Tensor, index: int, taken: _Taken) -> Tensor:
         moe = self._shape.moe
         assert moe is not None
         chosen, weights = self.ops.route(F.linear(x, experts.router), moe.k, moe.norm_topk_prob)
-        if batch.routing:
-            taken.routing.append(Routing(index, chosen.cpu(), weights.cpu()))
+        if taken.routing:
+            taken.routed.append((index, chosen, weights))
         return self.ops.expert_mlp(x, chosen, weights, experts.gate_up, experts.down)
 
     def _touched(self, index: int, step: StepOverrides, batch: ForwardBatch) -> bool:
@@ -201,7 +235,11 @@ class Decoder:
             last = self._final(x, batch.hidden_rows)
             taken.hidden[-1] = last.float().cpu()
         logits = self._net.head(self._final(x, batch.logit_rows)).float()
-        return ForwardOutput(logits, taken.hidden, tuple(taken.routing))
+        if not taken.routed:
+            return ForwardOutput(logits, taken.hidden)
+        sparse, experts, weights = zip(*taken.routed, strict=True)
+        routing = _routing(sparse, torch.stack(experts), torch.stack(weights))
+        return ForwardOutput(logits, taken.hidden, routing)
 
     def _final(self, x: Tensor, rows: Tensor) -> Tensor:
         if len(rows) != x.shape[0] or len(rows) > 1:
@@ -222,3 +260,9 @@ class Decoder:
     def load_adapter(self, name: str, path: Path) -> None:
         """Load a PEFT directory under `name`, for `Override(adapter=name)`. Raises ModelError."""
         self.adapters[name] = load_adapter(name, path, self._shape, self.dtype, self.device)
+
+
+def _routing(layers: Sequence[int], experts: Tensor, weights: Tensor) -> tuple[Routing, ...]:
+    """[layers, T, k] each, on the host in one copy each."""
+    experts, weights = experts.cpu(), weights.cpu()
+    return tuple(Routing(layer, experts[i], weights[i]) for i, layer in enumerate(layers))

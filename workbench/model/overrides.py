@@ -1,7 +1,7 @@
 """One step's overrides, sorted by where they act: rows with different nets share a batch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -44,29 +44,58 @@ class StepOverrides:
             y = side.add(y, x, layer, projection)
         return y
 
+    def on(self, device: torch.device) -> "StepOverrides":
+        """The same with its indexes on `device`."""
+        return StepOverrides(
+            [
+                replace(s, tokens=None if s.tokens is None else s.tokens.to(device))
+                for s in self.sides
+            ],
+            {layer: tokens.to(device) for layer, tokens in self.exits.items()},
+            {
+                layer: [(tokens.to(device), vector) for tokens, vector in steers]
+                for layer, steers in self.steering.items()
+            },
+            self.last,
+        )
 
-def resolve(
-    batch: ForwardBatch, adapters: Mapping[str, Adapter], layers: int, device: torch.device
-) -> StepOverrides:
+    def over(self, indexes: Sequence[Tensor]) -> "StepOverrides":
+        """The sides alone, reading `indexes` instead of their own."""
+        given = iter(indexes)
+        sides = [s if s.tokens is None else replace(s, tokens=next(given)) for s in self.sides]
+        return StepOverrides(sides, last=self.last)
+
+
+def resolve(batch: ForwardBatch, adapters: Mapping[str, Adapter], layers: int) -> StepOverrides:
+    """Sorted by where they act, indexes on the CPU."""
     step = StepOverrides(last=layers)
     if all(override is PLAIN for override in batch.overrides):
         return step
     starts = batch.query_start.tolist()
-    sides: dict[tuple[str, float], list[Tensor]] = {}
-    exits: dict[int, list[Tensor]] = {}
+    sides: dict[tuple[str, float], list[int]] = {}
+    exits: dict[int, list[int]] = {}
     for row, override in enumerate(batch.overrides):
-        tokens = torch.arange(starts[row], starts[row + 1], device=device)
+        tokens = range(starts[row], starts[row + 1])
         if override.adapter is not None and override.scale != 0.0:
-            sides.setdefault((override.adapter, override.scale), []).append(tokens)
+            sides.setdefault((override.adapter, override.scale), []).extend(tokens)
         if override.exit_layer is not None and override.exit_layer < layers:
-            exits.setdefault(override.exit_layer, []).append(tokens)
+            exits.setdefault(override.exit_layer, []).extend(tokens)
         for steer in override.steering:
-            step.steering.setdefault(steer.layer, []).append((tokens, steer.vector))
-    for (name, scale), lists in sides.items():
-        tokens = torch.cat(lists)
-        whole = len(tokens) == batch.tokens
-        step.sides.append(Side(adapters[name], scale, None if whole else tokens))
-    step.exits = {layer: torch.cat(lists) for layer, lists in exits.items()}
-    if sum(len(tokens) for tokens in step.exits.values()) == batch.tokens:
+            step.steering.setdefault(steer.layer, []).append((torch.tensor(tokens), steer.vector))
+    for (name, scale), listed in sides.items():
+        whole = len(listed) == batch.tokens
+        step.sides.append(Side(adapters[name], scale, None if whole else torch.tensor(listed)))
+    step.exits = {layer: torch.tensor(listed) for layer, listed in exits.items()}
+    if sum(len(listed) for listed in exits.values()) == batch.tokens:
         step.last = max(step.exits)
     return step
+
+
+def plain_decode(batch: ForwardBatch, step: StepOverrides) -> bool:
+    """One new token a row, logits of each, nothing else asked: what a backend may capture."""
+    return (
+        0 < batch.tokens == batch.rows
+        and batch.logit_rows.tolist() == list(range(batch.rows))
+        and not (batch.attached or step.exits or step.steering or batch.hidden_layers)
+        and batch.vectors is None
+    )

@@ -9,9 +9,9 @@ F feed-forward width, E experts, k experts a token, V vocabulary. Activations sh
 dtype; statistics, softmax, router weights and logits are float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -70,6 +70,33 @@ class Sampled:
     entropy: Tensor  # [R] float32, nats, of the same distribution
     top_ids: Tensor  # [R, n] int64
     top_logprobs: Tensor  # [R, n] float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """How a net carries out a step of one new token a row, for a backend that may capture it.
+
+    `body(token_ids, plan, indexes)` launches the step from device tensors alone: [B] int64, what
+    `prepare` would have given, and `indexes` moved to the device. Its first result is [B, V].
+    Steps with equal `net` and equally many indexes differ in tensors' values alone.
+    """
+
+    net: Hashable
+    heads: int
+    windows: tuple[int | None, ...]  # sliding windows that the layers have, each once
+    indexes: tuple[Tensor, ...]  # int64 [n] each, of the packed tokens
+    body: Callable[[Tensor, Any, Sequence[Tensor]], tuple[Tensor, ...]]
+
+
+@runtime_checkable
+class Replays(Protocol):
+    """An `Ops` that captures steps of one token a row, and replays them."""
+
+    def replay(
+        self, batch: ForwardBatch, pool: Pool, rotary: Rotary, recipe: Recipe
+    ) -> tuple[Tensor, ...] | None:
+        """The body's results, captured or not, valid until the next replay; None where the step
+        has to run on its own plan. Rows have one token each, nothing is attached."""
 
 
 class Ops(Protocol):

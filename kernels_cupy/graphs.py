@@ -1,0 +1,196 @@
+"""Decode steps captured in CUDA graphs: each shape of a step once, then replayed from its buffers.
+
+What a graph bakes in is its *shape*: rows, net, room of the block tables, how many items and parts
+attention has. Everything else (tokens, positions, slots, tables) lies in buffers of the graph's
+own, filled by one pinned copy before each replay. A shape runs eagerly until it has come often
+enough; graphs beyond `LIMIT` give way to newer ones. They share one memory pool, since only one of
+them runs at a time.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LIMIT = 96  # graphs kept; one of 36 layers takes about 1 MB
+SEEN = 2  # eager runs of a shape before it is captured
+Outputs = tuple[Tensor, ...]
+
+
+class Capture(Protocol):
+    """Records what `run` launches. The first value replays it, the second is what `run` gave."""
+
+    def __call__(self, run: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]: ...
+
+
+class CudaCapture:
+    """Capture by the CUDA driver, on a stream of its own, into one memory pool."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+
+    def __call__(self, run: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        # not torch.cuda.graph: it collects garbage and empties the allocator's cache each time
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                outputs = run()
+            finally:
+                graph.capture_end()
+        current.wait_stream(self._stream)
+        return graph.replay, outputs
+
+
+@dataclass(slots=True, eq=False)
+class _Step:
+    """One shape: its buffer, the launches over it, and their graph once it has one."""
+
+    buffer: Tensor
+    run: Callable[[], Outputs]
+    uses: int = 0
+    replay: Callable[[], None] | None = None
+    outputs: Outputs = ()
+    refused: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of decode steps. `why`: reasons of eager ones."""
+
+    captured: int = 0
+    replayed: int = 0
+    eager: int = 0
+    evicted: int = 0
+    why: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, reason: str) -> None:
+        self.why[reason] = self.why.get(reason, 0) + 1
+
+
+class Graphs:
+    """Captured steps over one pool of KV memory."""
+
+    def __init__(
+        self, device: torch.device, capture: Capture, limit: int = LIMIT, seen: int = SEEN
+    ) -> None:
+        self.device, self.counts = device, Counts()
+        self._capture, self._limit, self._seen = capture, limit, seen
+        self._steps: OrderedDict[Hashable, _Step] = OrderedDict()
+        self._staging = Staging(device)
+        self._head: Tensor | None = None
+
+    def run(
+        self,
+        key: Hashable,
+        arrays: Sequence[NDArray[Any]],
+        make: Callable[[list[Tensor]], Callable[[], Outputs]],
+    ) -> Outputs:
+        """The outputs of the step of this shape over `arrays`, valid until the next run. `make`
+        is called once a shape, with the arrays' places on the device, and gives the launches."""
+        step = self._steps.get(key)
+        if step is None:
+            step = self._new(key, arrays, make)
+        self._steps.move_to_end(key)
+        self._staging.send(arrays, step.buffer)
+        if step.replay is None and not step.refused and step.uses >= self._seen:
+            self._record(step)
+        step.uses += 1
+        if step.replay is None:
+            self.counts.eager += 1
+            return step.run()
+        self.counts.replayed += 1
+        step.replay()
+        return step.outputs
+
+    def _new(
+        self,
+        key: Hashable,
+        arrays: Sequence[NDArray[Any]],
+        make: Callable[[list[Tensor]], Callable[[], Outputs]],
+    ) -> _Step:
+        while len(self._steps) >= self._limit:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # the oldest may be running
+            self._steps.popitem(last=False)
+            self.counts.evicted += 1
+        buffer = torch.empty(sum(map(_room, arrays)), dtype=torch.uint8, device=self.device)
+        self._steps[key] = step = _Step(buffer, make(places(buffer, arrays)))
+        return step
+
+    def _record(self, step: _Step) -> None:
+        def run() -> Outputs:
+            first, *others = step.run()
+            out = self._room_for(first)
+            out.copy_(first)
+            return (out, *others)
+
+        try:
+            step.replay, step.outputs = self._capture(run)
+        except RuntimeError as error:  # the step goes on eagerly
+            step.refused = True
+            self.counts.refuse(f"capture failed: {str(error).splitlines()[0]}")
+            return
+        self.counts.captured += 1
+
+    def _room_for(self, head: Tensor) -> Tensor:
+        """A place that all graphs write their widest output to: kept apart it would fill the
+        device."""
+        rows, width = head.shape
+        if self._head is None or self._head.shape[0] < rows or self._head.dtype != head.dtype:
+            room = 1 << max(0, rows - 1).bit_length()
+            self._head = torch.empty(room, width, dtype=head.dtype, device=head.device)
+        return self._head[:rows]
+
+
+class Staging:
+    """Two pinned buffers in turn, so that one is filled while the other is on its way."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._buffers: list[Tensor] = [torch.empty(0, dtype=torch.uint8)] * 2
+        self._sent: list[Any] = [None, None]
+        self._turn = 0
+
+    def send(self, arrays: Sequence[NDArray[Any]], to: Tensor) -> None:
+        """Copy the arrays to their places in `to`; returns before they are there."""
+        turn = self._turn = 1 - self._turn
+        pinned = self._device.type == "cuda"
+        if self._sent[turn] is not None:
+            self._sent[turn].synchronize()
+        if self._buffers[turn].numel() < to.numel():
+            room = 1 << to.numel().bit_length()
+            self._buffers[turn] = torch.empty(room, dtype=torch.uint8, pin_memory=pinned)
+        staged, at = self._buffers[turn].numpy(), 0
+        for array in arrays:
+            staged[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
+            at += _room(array)
+        to.copy_(self._buffers[turn][: to.numel()], non_blocking=True)
+        if pinned:
+            self._sent[turn] = self._sent[turn] or torch.cuda.Event()
+            self._sent[turn].record()
+
+
+def places(buffer: Tensor, arrays: Sequence[NDArray[Any]]) -> list[Tensor]:
+    """Views of the buffer, shaped and typed like the arrays."""
+    views, at = [], 0
+    for array in arrays:
+        part = buffer[at : at + array.nbytes]
+        views.append(part.view(_TYPES[array.dtype.str]).view(array.shape))
+        at += _room(array)
+    return views
+
+
+def _room(array: NDArray[Any]) -> int:
+    return math.ceil(array.nbytes / 16) * 16
+
+
+_TYPES = {"<i8": torch.int64, "<i4": torch.int32, "<f4": torch.float32, "<f8": torch.float64}
