@@ -7,7 +7,7 @@ all but `base` their adapter.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,10 +68,11 @@ class Cell:
             "seeds": self.seeds, "params": dict(self.params),
         }  # fmt: skip
 
-    def items(self) -> "Iterable[Item]":
-        for seed in range(self.seeds):
+    def items(self, seed: int | None = None) -> "Iterator[Item]":
+        """All, or those of one seed."""
+        for one in range(self.seeds) if seed is None else (seed,):
             for place in range(self.n):
-                yield Item(self, seed, place)
+                yield Item(self, one, place)
 
 
 @dataclass(frozen=True)
