@@ -265,9 +265,9 @@ def sample(b: Bench) -> Iterator[dict[str, Any]]:
         for name, kind in kinds.items():
             rows = [kind] * count
             settings = sampling.settings(rows).to(b.device)
-            us = graph_time(
-                [partial(sampling.draw, x, settings, None, uniforms, 5) for x in logits]
-            )
+            flat = sampling.may_be_flat(rows)
+            draw = partial(sampling.draw, top_n=5, flat=flat)
+            us = graph_time([partial(draw, x, settings, None, uniforms) for x in logits])
             theirs = [partial(_torch_draw, x, name) for x in logits]
             peers = _tried({"torch": partial(graph_time, theirs, 4.0, 5)})
             size = 4 * count * vocabulary

@@ -1,21 +1,39 @@
 """The draw of each row's next token, with its log-probability, entropy and the top n."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kernels_cupy import scratch
 from kernels_cupy.errors import need
-from kernels_cupy.launch import Instance, LaunchPlan, i32, kernel
+from kernels_cupy.launch import Instance, LaunchPlan, i32, kernel, multiprocessors
 from workbench.ops.contract import Sampled, SamplerRow
 
-INSTANCES = (
-    *(Instance("sample", "sample", {"VECTOR": v}) for v in (0, 1)),
-    *(Instance("sample_wide", "sample_wide", {"VECTOR": v}, hot=False) for v in (0, 1)),
-)
-SHARED = 2048 * 16 + 1024 * 4 + 512 + 1024  # struct Shared of sample.cu and room to spare
+INSTANCES = tuple(
+    Instance(source, entry, {"VECTOR": v}, hot=source != "sample_wide")
+    for source, entry in (
+        ("sample", "sample_scan"), ("sample", "sample"), ("sample_bins", "sample_bins"),
+        ("sample_bins", "sample_pick"), ("sample_wide", "sample_wide"),
+    )
+    for v in (0, 1)
+)  # fmt: skip
+SHARED = 2048 * 16 + 1024 * 12 + 1024  # struct Shared of logits.cuh and room to spare
 TOP_N = 512  # at most
+CHUNK, BINS = 512, 1024  # of logits.cuh
+LONGEST = 4096 * CHUNK  # vocabulary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counters:
+    """Where uniform numbers come from when no host is asked: draw `index` [R] int64 of stream
+    `seed` [R] int64, as `workbench.engine.philox.uniform` numbers them.
+    """
+
+    seed: Tensor
+    index: Tensor
 
 
 def sample(
@@ -37,7 +55,7 @@ def sample(
         need(mask.shape == (count, -(-vocabulary // 32)), "a mask of [R, ceil(V / 32)]", mask)
         mask = mask.to(device).contiguous()
     uniforms = uniforms.to(device, torch.float64)
-    drawn, state = draw(logits, settings(rows).to(device), mask, uniforms, top_n)
+    drawn, state = draw(logits, settings(rows).to(device), mask, uniforms, top_n, may_be_flat(rows))
     if mask is not None and bool((state == 1).any()):
         row = int((state == 1).nonzero()[0, 0])
         raise ValueError(f"sample: the mask of row {row} allows no token; nothing can be drawn")
@@ -45,29 +63,73 @@ def sample(
 
 
 def draw(
-    logits: Tensor, settings: Tensor, mask: Tensor | None, uniforms: Tensor, top_n: int
+    logits: Tensor,
+    settings: Tensor,
+    mask: Tensor | None,
+    uniforms: Tensor | Counters,
+    top_n: int,
+    flat: bool = True,
 ) -> tuple[Sampled, Tensor]:
     """The launches alone, all arguments on the device: what a graph captures. Also the rows' states
-    [R] int32: 1 where the mask allows nothing."""
+    [R] int32: 1 where the mask allows nothing. Without `flat` the kernels for flat distributions
+    are left out: faster by two launches, slow on a row that would have needed them.
+    """
     count, vocabulary = logits.shape
+    need(vocabulary <= LONGEST, f"at most {LONGEST} logits a row", vocabulary)
     device = logits.device
     token = torch.empty(count, dtype=torch.int64, device=device)
     logprob, entropy = (torch.empty(count, device=device) for _ in range(2))
     top_ids = torch.empty((count, top_n), dtype=torch.int64, device=device)
     top_logprobs = torch.empty((count, top_n), device=device)
     state = torch.empty(count, dtype=torch.int32, device=device)
-    facts = torch.empty((count, 3), device=device)
-    if count:
-        plan, define = LaunchPlan((count, 1, 1), 1024, SHARED), int(vocabulary % 4 == 0)
-        kernel("sample", "sample", device, VECTOR=define)(
-            plan, logits, mask, settings, uniforms, token, logprob, entropy, top_ids, top_logprobs,
-            state, facts, i32(vocabulary), i32(top_n),
+    facts = torch.empty((count, 4), device=device)
+    drawn = Sampled(token, logprob, entropy, top_ids, top_logprobs)
+    if count == 0:
+        return drawn, state
+    chunks = -(-vocabulary // CHUNK)
+    notes = scratch.floats(device, "chunks", scratch.round_up(count * chunks * 8))
+    numbers: tuple[Tensor | None, ...]  # of struct Uniforms in logits.cuh
+    if isinstance(uniforms, Counters):
+        numbers = (None, uniforms.seed, uniforms.index)
+    else:
+        numbers = (uniforms, None, None)
+    sizes = (i32(vocabulary), i32(top_n))
+    one, define = LaunchPlan((count, 1, 1), 1024, SHARED), int(vocabulary % 4 == 0)
+    kernel("sample", "sample_scan", device, VECTOR=define)(
+        LaunchPlan((_scan_blocks(count, chunks, device), count, 1), 256),
+        logits, mask, settings, notes, i32(vocabulary),
+    )  # fmt: skip
+    kernel("sample", "sample", device, VECTOR=define)(
+        one, logits, mask, settings, *numbers, notes, token, logprob, entropy, top_ids,
+        top_logprobs, state, facts, *sizes,
+    )  # fmt: skip
+    if flat:
+        blocks = max(1, min(16, 2 * multiprocessors(device) // count), -(-chunks // 512))
+        bins = scratch.floats(device, "bins", scratch.round_up(count * blocks * 2 * BINS))
+        kernel("sample_bins", "sample_bins", device, VECTOR=define)(
+            LaunchPlan((blocks, count, 1), 512),
+            logits, mask, settings, state, facts, bins, i32(vocabulary),
         )  # fmt: skip
-        kernel("sample_wide", "sample_wide", device, VECTOR=define)(
-            plan, logits, mask, settings, uniforms, token, logprob, top_ids, top_logprobs, state,
-            facts, i32(vocabulary), i32(top_n),
+        kernel("sample_bins", "sample_pick", device, VECTOR=define)(
+            one, logits, mask, settings, *numbers, notes, bins, token, logprob, top_ids,
+            top_logprobs, state, facts, i32(blocks), *sizes,
         )  # fmt: skip
-    return Sampled(token, logprob, entropy, top_ids, top_logprobs), state
+    kernel("sample_wide", "sample_wide", device, VECTOR=define)(
+        one, logits, mask, settings, *numbers, token, logprob, top_ids, top_logprobs, state, facts,
+        *sizes,
+    )  # fmt: skip
+    return drawn, state
+
+
+def _scan_blocks(rows: int, chunks: int, device: torch.device) -> int:
+    """Blocks of 8 warps a row, each warp taking equally many chunks, about 48 warps an SM."""
+    each = max(1, rows * chunks // (48 * multiprocessors(device)))
+    return -(-chunks // (8 * each))
+
+
+def may_be_flat(rows: Sequence[SamplerRow]) -> bool:
+    """Whether a row's draw may depend on more than its likeliest tokens."""
+    return any(row.temperature > 0 and not 0 < row.top_k <= 64 for row in rows)
 
 
 def settings(rows: Sequence[SamplerRow]) -> Tensor:

@@ -1,5 +1,5 @@
-// The rows that `sample` left: flat distributions, of which more candidates than a block can sort matter.
-// Each threshold (top-k, top-p, the draw) is an element at which a sum passes a target; it is found through a
+// The rows that sample_bins left: many equal logits, or a top-k that reaches far. One block a row, exact and slow.
+// Each threshold (the top n, top-k, top-p, the draw) is an element at which a sum passes a target; it is found through a
 // histogram of masses and a sort of the bin that holds it or, where even that bin is too full (many equal
 // logits), by bisection over the values. Returns at once for rows that have been drawn.
 #ifndef VECTOR  // 1: rows begin on 16 bytes and hold whole chunks of 4; set by kernels_cupy/sample.py
@@ -46,15 +46,16 @@ __device__ __forceinline__ u64 pass_target(const Logits& z, Shared& s, double ta
 
 // the same through a histogram of masses, where the bin that holds the element has at most CAP elements; else ~0
 template <bool COUNT>
-__device__ __forceinline__ u64 pass_target_by_bins(const Logits& z, Shared& s, double target, u64 last, float top,
+__device__ __forceinline__ u64 pass_target_by_bins(const Logits& z, Shared& s, double target, u64 last, const Bins& bins,
                                                    float rate) {
     const int bin = threadIdx.x;
-    const auto base = [&](int b) { return -float(b) / BINS_A_NAT * rate; };  // log2 of the bin's largest weight
+    const float top = bins.top;
+    const auto base = [&](int b) { return bins.edge(b) * rate; };  // log2 of the bin's largest weight
     s.low[bin] = s.high[bin] = 0;
     __syncthreads();
     z.each([&](float x, int i) {
         if (rank_of(x, i) > last) return;
-        const int b = bin_of(x, top);
+        const int b = bins.of(x);
         if (COUNT) {
             atomicAdd(&s.low[b], 1u);
         } else {  // fixed point: sums that do not depend on their order
@@ -79,7 +80,7 @@ __device__ __forceinline__ u64 pass_target_by_bins(const Logits& z, Shared& s, d
     __syncthreads();
     const double before = s.before;
     z.each([&](float x, int i) {
-        if (bin_of(x, top) == here && rank_of(x, i) <= last) {
+        if (bins.of(x) == here && rank_of(x, i) <= last) {
             const int at = atomicAdd(&s.count, 1);
             if (at < CAP) s.list[at] = rank_of(x, i);
         }
@@ -87,12 +88,7 @@ __device__ __forceinline__ u64 pass_target_by_bins(const Logits& z, Shared& s, d
     __syncthreads();
     if (s.count > CAP) return ~u64(0);
     const int n = s.count;
-    int size = 2;
-    while (size < n) size <<= 1;
-    for (int i = threadIdx.x; i < size; i += THREADS)
-        if (i >= n) s.list[i] = ~u64(0);
-    __syncthreads();
-    sort_ranks(s.list, size);
+    sort_list(s, n);
     const int a = 2 * bin, b = a + 1;
     const auto weight = [&](int i) {
         return i >= n ? 0.0 : COUNT ? 1.0 : double(exp2f((value_at(s.list[i]) - top) * rate));
@@ -109,71 +105,59 @@ __device__ __forceinline__ u64 pass_target_by_bins(const Logits& z, Shared& s, d
 }
 
 template <bool COUNT>
-__device__ __noinline__ u64 pass(const Logits& z, Shared& s, double target, u64 last, float top, float rate) {
-    const u64 found = pass_target_by_bins<COUNT>(z, s, target, last, top, rate);
-    return found != ~u64(0) ? found : pass_target<COUNT>(z, s, target, last, top, rate);
+__device__ __noinline__ u64 pass(const Logits& z, Shared& s, double target, u64 last, const Bins& bins, float rate) {
+    const u64 found = pass_target_by_bins<COUNT>(z, s, target, last, bins, rate);
+    return found != ~u64(0) ? found : pass_target<COUNT>(z, s, target, last, bins.top, rate);
 }
 
-// the top n of a row where even they are many equals; gives the first
-__device__ __forceinline__ u64 top_of(const Logits& z, Shared& s, i64* ids, float* logprobs, int top_n, float top,
-                                      float log_sum, float rate) {
+// the top n into s.list, sorted; how many
+__device__ __forceinline__ int list_top(const Logits& z, Shared& s, int top_n, const Bins& bins, float rate) {
     double possible = 0.0;
     z.each([&](float, int) { possible += 1.0; });
     const int n = min(max(1, top_n), int(block_total(possible, s)));
-    const u64 nth = pass<true>(z, s, n - 0.5, rank_of(-3.4e38f, 0x7fffffff), top, rate);
+    const u64 nth = pass<true>(z, s, n - 0.5, rank_of(-3.4e38f, 0x7fffffff), bins, rate);
     if (threadIdx.x == 0) s.count = 0;
     __syncthreads();
     z.each([&](float x, int i) { if (rank_of(x, i) <= nth) s.list[atomicAdd(&s.count, 1)] = rank_of(x, i); });
-    int size = 2;
-    while (size < n) size <<= 1;
-    for (int i = threadIdx.x; i < size; i += THREADS)
-        if (i >= n) s.list[i] = ~u64(0);
     __syncthreads();
-    sort_ranks(s.list, size);
-    for (int i = threadIdx.x; i < top_n; i += THREADS) {
-        ids[i] = i < n ? i64(u32(s.list[i])) : 0;
-        logprobs[i] = i < n ? value_at(s.list[i]) - top - log_sum : LOWEST;
-    }
-    const u64 first = s.list[0];
-    __syncthreads();
-    return first;
+    sort_list(s, n);
+    return n;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_wide(const float* __restrict__ logits, const u32* __restrict__ masks, const Row* __restrict__ rows,
-                const double* __restrict__ uniforms, i64* __restrict__ token, float* __restrict__ logprob,
-                i64* __restrict__ top_ids, float* __restrict__ top_logprobs, const int* __restrict__ state,
-                const float* __restrict__ facts, int vocabulary, int top_n) {
+                const double* __restrict__ uniforms, const u64* __restrict__ seeds, const u64* __restrict__ indexes,
+                i64* __restrict__ token, float* __restrict__ logprob, i64* __restrict__ top_ids,
+                float* __restrict__ top_logprobs, const int* __restrict__ state, const Facts* __restrict__ facts,
+                int vocabulary, int top_n) {
     const int r = blockIdx.x;
     if (state[r] < 2) return;
     DYNAMIC_SHARED(raw);
     Shared& s = *reinterpret_cast<Shared*>(raw);
     const Row row = rows[r];
-    const Logits z{logits + i64(r) * vocabulary, masks ? masks + i64(r) * ((vocabulary + 31) / 32) : nullptr, vocabulary};
-    const float top = facts[3 * r], log_sum = facts[3 * r + 2];
+    const Logits z(logits, masks, r, vocabulary);
+    const Outputs out{token, logprob, nullptr, top_ids, top_logprobs, top_n};
+    const Facts f = facts[r];
+    const Bins bins(f);
     const float rate = row.temperature <= 0.f ? LOG2E : LOG2E / row.temperature;
+    const int n = list_top(z, s, top_n, bins, rate);
+    const u64 best = s.list[0];
+    out.write(r, best, s.list, n, f);
+    if (row.temperature <= 0.f) return;
     const u64 all = rank_of(-3.4e38f, 0x7fffffff);
-    u64 chosen = 0, last = all;
-    if (state[r] == 3) chosen = top_of(z, s, top_ids + i64(r) * top_n, top_logprobs + i64(r) * top_n, top_n, top, log_sum, rate);
-    if (row.temperature > 0.f) {
-        const auto mass = [&] {
-            double sum = 0.0;
-            z.each([&](float x, int i) { if (rank_of(x, i) <= last) sum += exp2f((x - top) * rate); });
-            return block_total(sum, s);
-        };
-        if (row.top_k > 0 && row.top_k < z.count) last = pass<true>(z, s, row.top_k - 0.5, last, top, rate);
-        if (row.top_p < 1.f) {
-            const double whole = last == all ? double(facts[3 * r + 1]) : mass();
-            last = pass<false>(z, s, row.top_p * whole, last, top, rate);
-        }
-        if (row.min_p > 0.f) {
-            const u64 least = rank_of(top + logf(row.min_p) * row.temperature, 0x7fffffff);
-            if (least < last) last = least;
-        }
-        const double whole = last == all ? double(facts[3 * r + 1]) : mass();
-        chosen = pass<false>(z, s, uniforms[r] * whole, last, top, rate);
-    } else if (state[r] == 2) {
-        return;  // greedy rows have been drawn
+    u64 last = all;
+    const auto mass = [&] {
+        double sum = 0.0;
+        z.each([&](float x, int i) { if (rank_of(x, i) <= last) sum += exp2f((x - f.top) * rate); });
+        return block_total(sum, s);
+    };
+    if (row.top_k > 0 && row.top_k < z.count) last = pass<true>(z, s, row.top_k - 0.5, last, bins, rate);
+    if (row.top_p < 1.f) last = pass<false>(z, s, row.top_p * (last == all ? double(f.total) : mass()), last, bins, rate);
+    if (row.min_p > 0.f) {
+        const u64 least = rank_of(f.top + logf(row.min_p) * row.temperature, 0x7fffffff);
+        if (least < last) last = least;
     }
-    if (threadIdx.x == 0) token[r] = i64(u32(chosen)), logprob[r] = value_at(chosen) - top - log_sum;
+    const double whole = last == all ? double(f.total) : mass();
+    const u64 chosen = pass<false>(z, s, Uniforms{uniforms, seeds, indexes}.at(r) * whole, last, bins, rate);
+    if (threadIdx.x == 0) token[r] = i64(u32(chosen)), logprob[r] = value_at(chosen) - f.top - f.log_sum;
 }
