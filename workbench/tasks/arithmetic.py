@@ -34,6 +34,19 @@ def _multiply(given: Given, state: State, rng: random.Random) -> Step:
     return Step(str(digit), after, f"product {product} sum {total} digit {total % 10}")
 
 
+def _by_two(rng: random.Random) -> tuple[Given, State]:
+    return {"tens": str(rng.randint(1, 9)), "units": str(rng.randint(1, 9))}, ("00", "0", "0")
+
+
+def _product(given: Given, state: State, rng: random.Random) -> Step:
+    digit = rng.randrange(10)
+    units, tens = digit * int(given["units"]), int(state[1]) * int(given["tens"])
+    total = units + tens + int(state[0])
+    check = str((int(state[2]) + total) % 10)
+    work = f"products {units} {tens} makes {units + tens} sum {total} digit {total % 10}"
+    return Step(str(digit), (f"{total // 10:02d}", str(digit), check), work)
+
+
 def _divide(given: Given, state: State, rng: random.Random) -> Step:
     digit = rng.randrange(10)
     quotient, rest = divmod(10 * int(state[0]) + digit, int(given["by"]))
@@ -54,6 +67,13 @@ PROCEDURES: Mapping[str, Procedure] = {
         " far.",
         _by,
         _multiply,
+    ),
+    "long_product": Procedure(
+        "Multiply a long number by one of two digits. A line has a digit of the number, units"
+        " first. The state is the carry, the digit before, and the checksum: the last digit of the"
+        " sum of the result's digits so far.",
+        _by_two,
+        _product,
     ),
     "long_division": Procedure(
         "Divide a long number by a digit. A line has a digit of the number, highest first. The"

@@ -1,9 +1,9 @@
 """In-prompt families: everything that a problem needs stands in its prompt, and no tool is called.
 
 | names | levels |
-| `proc_*` (23 kinds), `long_addition|multiplication|division`, `robot`, `switches`, `brackets`,
-  `calendar`, `ledger`, `tally`, `sort_numbers`, `merge` | train 2..12, validation 13..16, held out
-  20, 40, 80 (and longer: labels serve up to 320 lines) |
+| `proc_*` (23 kinds), `long_*` (4), `robot`, `switches`, `brackets`, `calendar`, `ledger`, `tally`,
+  `sort_numbers`, `merge` | train 2..12, validation 13..16, held out 20, 40, 80 (and longer: labels
+  of three digits serve up to 400 lines, then they have four) |
 
 `FAMILIES` are what is tested: a list of exactly `level` lines. `training` draws the same families
 with lists as long as the tests' around traces that are short.

@@ -162,6 +162,15 @@ def _multiply(given: Given, state: list[str], args: list[str]) -> list[str]:
     return _carried(sum(int(args[0]) for _ in range(int(given["by"]))) + int(state[0]), state[1])
 
 
+def _product(given: Given, state: list[str], args: list[str]) -> list[str]:
+    """The column's share of (digit, digit before) times (tens, units), as one long product."""
+    factor = int(given["tens"] + given["units"])
+    whole = int(args[0] + state[1]) * factor  # its tens are this column's
+    whole -= int(args[0]) * int(given["tens"]) * 100 + int(state[1]) * int(given["units"])
+    carry, digit = divmod(whole // 10 + int(state[0]), 10)
+    return [f"0{carry}"[-2:], args[0], str(int(state[2]) + digit)[-1]]
+
+
 def _carried(total: int, check: str) -> list[str]:
     carry, digit = f"{total:02d}"
     return [carry, str(int(check) + int(digit))[-1]]
@@ -234,6 +243,7 @@ RULES: dict[str, Rule] = {
     "proc_find_cyclic": _find,
     "long_addition": _add,
     "long_multiplication": _multiply,
+    "long_product": _product,
     "long_division": _divide,
     "tally": lambda given, state, args: [str(int(state[0]) + (args[0] == given["count"]))],
     "sort_numbers": _insert,

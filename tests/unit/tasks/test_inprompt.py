@@ -128,3 +128,26 @@ def test_training_lists_are_short_and_long() -> None:
     assert sizes.count(12) > 60 and max(sizes) > 70 and max(sizes) <= LONG_LIST
     prompts = [training("tally", 5, random.Random(i)).prompt for i in range(60)]
     assert {len(re.findall(r"\d+", prompt)[0]) for prompt in prompts} == {2, 3, 4}
+
+
+@pytest.mark.parametrize("name", ["long_addition", "long_multiplication", "long_product"])
+def test_the_digits_in_the_thoughts_are_the_whole_result(name: str) -> None:
+    problem = FAMILIES[name](40, random.Random(4))
+    steps = [re.match(r"\d+ ([\d ]+) \w+: (.*)$", w.thought) for w in leaves(problem)]
+    columns = [step[1].split() for step in steps if step]
+    rows = [int("".join(row)[::-1]) for row in zip(*columns, strict=True)]  # units come first
+    given = dict(re.findall(r"^(by|tens|units): (\d)$", problem.prompt, re.M))
+    by = int(given.get("by") or given.get("tens", "") + given.get("units", "") or 1)
+    digits = [step[2].split()[-1] for step in steps if step]
+    carry = problem.answer.split()[0]
+    if name == "long_product":  # the last digit times the tens is still to come
+        carry = str(int(carry) + rows[0] // 10**39 * int(given["tens"]))
+    assert int(carry) * 10**40 + int("".join(digits)[::-1]) == sum(rows) * by
+
+
+def test_the_digits_in_the_thoughts_are_the_whole_quotient() -> None:
+    problem = FAMILIES["long_division"](40, random.Random(4))
+    number = int("".join(re.findall(r"^\d+ (\d)$", problem.prompt, re.M)))
+    digits = [w.thought.split(" digit ")[1].split()[0] for w in leaves(problem)]
+    by = int(re.findall(r"^by: (\d)$", problem.prompt, re.M)[0])
+    assert divmod(number, by) == (int("".join(digits)), int(problem.answer.split()[0]))
