@@ -62,7 +62,8 @@ ROOMS: dict[str, Room] = {
     "workbench.experts": Room("w:words w:events w:kv.layout w:ops.contract", "torch scipy numpy"),
     "workbench.session": Room(DOORS, "torch numpy"),
     "workbench.bench": Room(
-        DOORS + " kernels_cupy widgets", "torch numpy transformers llama_cpp cupy playwright tokenizers"
+        DOORS + " kernels_cupy widgets",
+        "torch numpy transformers llama_cpp cupy playwright tokenizers",
     ),
     "workbench.cli": Room(DOORS + " w:bench w:train w:api widgets", "torch numpy cupy"),
     "workbench.train": Room(DOORS, "torch numpy transformers peft safetensors"),
@@ -73,6 +74,7 @@ ROOMS: dict[str, Room] = {
     "widgets": Room(
         "w:words w:commands w:trace", "anywidget traitlets numpy IPython ipywidgets playwright"
     ),
+    "widgets.gpu_report": Room("", "holoviews matplotlib"),
     "widgets.app": Room(
         "w:words w:commands w:trace", "anywidget traitlets numpy panel holoviews param bokeh"
     ),

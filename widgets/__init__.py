@@ -4,6 +4,8 @@ from widgets import Composite
 Composite(workbench.load_trace("run.wbt"))
 """
 
+from typing import Any
+
 from widgets.base import WorkbenchWidget, link
 from widgets.composite import Composite
 from widgets.expert_routing import ExpertRouting
@@ -19,6 +21,7 @@ from workbench.trace.trace import Trace
 __all__ = [
     "Composite",
     "ExpertRouting",
+    "GpuReport",
     "KVPages",
     "MemoryOverTime",
     "Outline",
@@ -35,3 +38,11 @@ __all__ = [
 
 Trace.viewer = Composite
 register()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "GpuReport":  # HoloViews, which only this needs
+        from widgets.gpu_report import GpuReport
+
+        return GpuReport
+    raise AttributeError(f"module 'widgets' has no attribute {name!r}; it has {', '.join(__all__)}")
