@@ -2,6 +2,7 @@
 cuBLAS.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,8 +39,8 @@ class CublasLinear:
 class CudaOps:
     """`ops.contract.Ops` on one CUDA device. `share_prefixes`: pages that many rows have in common
     are read once for all of them where that saves time. Steps of one token a row are captured in
-    CUDA graphs and replayed (`graphs`). `emulated` runs the kernels on the CPU, `capture` stands
-    in for the driver's (for tests).
+    CUDA graphs and replayed (`graphs`), unless `replays` is False. `emulated` runs the kernels on
+    the CPU, `capture` stands in for the driver's (for tests).
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class CudaOps:
         share_prefixes: bool = True,
         emulated: bool = False,
         capture: Capture | None = None,
+        replays: bool = os.environ.get("WORKBENCH_GRAPHS") != "0",
     ) -> None:
         self.device = torch.device("cpu") if emulated else bridge.require()
         self._capture = capture
+        self._replays = replays and (capture is not None or not emulated)
         self.name = "cuda emulated" if emulated else "cuda"
         self.share_prefixes = share_prefixes
 
@@ -65,8 +68,8 @@ class CudaOps:
         return decode.replay(graphs, batch, pool, rotary, recipe, self.share_prefixes)
 
     def graphs(self, pool: Any) -> Graphs | None:
-        """The captured steps over `pool`; None on a CPU, where nothing captures."""
-        if pool.graphs is None and (self._capture or self.device.type == "cuda"):
+        """The captured steps over `pool`; None where nothing captures."""
+        if pool.graphs is None and self._replays:
             pool.graphs = Graphs(self.device, self._capture or CudaCapture(self.device))
         graphs: Graphs | None = pool.graphs
         return graphs

@@ -33,24 +33,23 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def decoder(folder: Path, ops: CudaOps) -> Decoder:
-    checkpoint = open_checkpoint(folder)
-    shape, device = shape_of(checkpoint.config), torch.device("cpu")
-    net = NetBuilder(shape, checkpoint, ops, torch.bfloat16, device).net()
-    return Decoder(
-        shape, net, ops, name="cuda emulated", dtype=torch.bfloat16, device=device,
-        make_pool=CudaPool,
-    )  # fmt: skip
-
-
 class Twins:
     """The same rows through a decoder that captures and through one that does not."""
 
-    def __init__(self, folder: Path, page: int = 16, **ops: Any) -> None:
-        self.replaying = nets.Paged(
-            decoder(folder, CudaOps(emulated=True, capture=Rerun(), **ops)), page
-        )
-        self.eager = nets.Paged(decoder(folder, CudaOps(emulated=True, **ops)), page)
+    def __init__(self, folder: Path, page: int = 16) -> None:
+        capturing = CudaOps(emulated=True, capture=Rerun())
+        self.replaying = nets.Paged(self.decoder(folder, capturing), page)
+        self.eager = nets.Paged(self.decoder(folder, CudaOps(emulated=True)), page)
+
+    @staticmethod
+    def decoder(folder: Path, ops: CudaOps) -> Decoder:
+        checkpoint = open_checkpoint(folder)
+        shape = shape_of(checkpoint.config)
+        net = NetBuilder(shape, checkpoint, ops, torch.bfloat16, ops.device).net()
+        return Decoder(
+            shape, net, ops, name=ops.name, dtype=torch.bfloat16, device=ops.device,
+            make_pool=CudaPool,
+        )  # fmt: skip
 
     @property
     def graphs(self) -> Graphs:
