@@ -31,16 +31,17 @@ FAMILIES: dict[str, Callable[[int, random.Random], Problem]] = {
 TRAIN_LEVELS = (2, 12)
 VALIDATION_LEVELS = (13, 16)
 HELD_OUT_LEVELS = (20, 40, 80)
+LONG_SHARE = 0.4  # of the training problems have a long list
 LONG_LIST = 90  # lines of a training prompt at most, asked for or not
 LONG_LIST_LEVEL = 7  # lines asked for at most where others surround them
 TRAIN_GAPS = (1, 2, 3, 4, 8)
 
 
 def training(name: str, level: int, rng: random.Random) -> Problem:
-    """A training problem: half of the lists are no longer than the trace, the others are any
-    length up to the tests' around a short trace; labels have two, three or four digits."""
+    """A training problem: most lists are no longer than the trace, the others are any length up to
+    the tests' around a short trace; labels have two, three or four digits."""
     spare = 0
-    if rng.random() < 0.5:
+    if rng.random() < LONG_SHARE:
         level = min(level, LONG_LIST_LEVEL)
         spare = rng.randint(0, LONG_LIST - level)
     if name == "merge":
