@@ -47,5 +47,5 @@ def training(name: str, level: int, rng: random.Random) -> Problem:
     if name == "merge":
         return lists.merge(level, rng, spare=spare + 4)
     digits = rng.choice((2, 3, 3, 3, 3, 4)) if level + spare < 60 else 3
-    gaps = TRAIN_GAPS if digits < 4 else (*TRAIN_GAPS, 40)
+    gaps = (*TRAIN_GAPS, 40) if digits == 4 and level < 6 else TRAIN_GAPS
     return follow(name, PROCEDURES[name], level, rng, gaps, spare, digits)
