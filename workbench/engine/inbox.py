@@ -35,7 +35,8 @@ class Inbox:
         return len(self._letters)
 
     def drain(self) -> list[Letter]:
-        """What has arrived, in order."""
+        """What has arrived, in order. The stop is lowered though nothing has: who put the last
+        letter may have raised it after that was read."""
         self.stop.clear()  # before the letters: one that comes now raises it again
         letters = []
         while self._letters:

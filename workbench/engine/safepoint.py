@@ -61,8 +61,6 @@ class Control:
 
     def obey(self) -> None:
         """Carry out whatever has arrived."""
-        if not self._engine.inbox:
-            return
         for command, future in self._engine.inbox.drain():
             obey = self._OBEYS.get(type(command))
             if obey is None:
