@@ -5,8 +5,9 @@ import random
 import re
 from collections.abc import Callable
 
-from workbench.tasks import chains, inprompt, nested
+from workbench.tasks import chains, hanoi, inprompt, nested, scopes, tables
 from workbench.tasks.gold import Problem
+from workbench.tasks.splits import SPLITS, kept_back
 
 
 def chain_sum(level: int, rng: random.Random) -> Problem:
@@ -24,20 +25,29 @@ def chain_sum(level: int, rng: random.Random) -> Problem:
 
 FAMILIES: dict[str, Callable[[int, random.Random], Problem]] = {
     **chains.FAMILIES,
+    **tables.FAMILIES,
     **nested.FAMILIES,
+    **scopes.FAMILIES,
+    **hanoi.FAMILIES,
     **inprompt.FAMILIES,
     "chain_sum": chain_sum,
 }
 
 
 def task(name: str, level: int, seed: int) -> Problem:
-    """Problem number `seed` of a family. Raises ValueError with near names for an unknown one."""
+    """Problem number `seed` of a family; where training has been at its level, one that is kept
+    back from training. Raises ValueError with near names for an unknown one."""
     if name not in FAMILIES:
         near = difflib.get_close_matches(name, FAMILIES, 3) or sorted(FAMILIES)
         raise ValueError(f"task {name!r} is not known; did you mean {', '.join(near)}?")
     if level < 1:
         raise ValueError(f"task {name}: a level of at least 1 is wanted, {level} came")
-    return FAMILIES[name](level, random.Random(f"{name} {level} {seed}"))
+    rng = random.Random(f"{name} {level} {seed}")
+    problem = FAMILIES[name](level, rng)
+    if name in SPLITS and level <= SPLITS[name].train[1]:
+        while not kept_back(problem):
+            problem = FAMILIES[name](level, rng)
+    return problem
 
 
 def demo_chain(links: int, seed: int) -> Problem:

@@ -15,9 +15,11 @@ from workbench.tasks.trie import END, Link, labels, trie
 LETTERS = "abcdefgh"
 
 
-def chain(level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3)) -> Problem:
+def chain(
+    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int | None = None
+) -> Problem:
     """Follow `level` links by tool: a key gives the next key and its label."""
-    places = [*labels(level, rng, gaps), END]
+    places = [*labels(level, rng, gaps, digits), END]
     keys = [str(key) for key in rng.sample(range(1000, 10_000), level + 1)]
     results = {
         key: {"next": after, "mile": label}
@@ -35,9 +37,11 @@ def _call(key: str, results: dict[str, dict[str, str]]) -> Call:
     return Call("lookup", "key", key, results[key])
 
 
-def fetch(level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3)) -> Problem:
+def fetch(
+    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int | None = None
+) -> Problem:
     """Run a program of `level` lines over five letters, a line a call."""
-    places = [*labels(level, rng, gaps), END]
+    places = [*labels(level, rng, gaps, digits), END]
     state = rng.sample(LETTERS, 5)
     start = " ".join(state)
     results: dict[str, dict[str, str]] = {}

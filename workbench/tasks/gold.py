@@ -13,22 +13,28 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One tool call of a worked problem."""
+    """One tool call of a worked problem. `slip`: its argument is malformed and not to be
+    learned."""
 
     tool: str
     parameter: str
     argument: str
     result: Mapping[str, str]
+    slip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A task as it should be thought: its children come after its call, its conclusion last."""
+    """A task as it should be thought: its children come after its call, its conclusion last.
+
+    `told`: flat text writes the thought although there is no call, since what follows needs it.
+    """
 
     thought: str
     conclusion: str
     call: Call | None = None
     subtasks: tuple["Work", ...] = ()
+    told: bool = False
 
     def walk(self) -> Iterator["Work"]:
         yield self
@@ -69,8 +75,9 @@ class Problem:
 class Piece:
     """A stretch of text that is tokenised on its own.
 
-    `fed` pieces are put in by the runtime. `opens` and `closes` mark the contents of a subtask
-    list; `owner_closed` marks the brace after which the list of that task may be pruned.
+    `fed` pieces are put in by the runtime, or not to be learned. `opens` and `closes` mark the
+    contents of a subtask list; `owner_closed` marks the brace after which the list of that task
+    may be pruned.
     """
 
     text: str
@@ -144,8 +151,8 @@ def _call_pieces(call: Call) -> Iterator[Piece]:
     yield Piece('{"')
     yield Piece(call.parameter)
     yield Piece('":"')
-    yield Piece(call.argument)
-    yield Piece('"}')
+    yield Piece(call.argument, fed=call.slip)
+    yield Piece('"}', fed=call.slip)
     yield Piece(',"')
     yield Piece("tool_result")
     yield Piece('":')
@@ -166,11 +173,11 @@ def _flat_task(task: Work) -> Iterator[Piece]:
         yield Piece(task.thought)
         yield Piece(" ")
         yield Piece(f"{task.call.tool}(")
-        yield Piece(task.call.argument)
-        yield Piece(")=>")
+        yield Piece(task.call.argument, fed=task.call.slip)
+        yield Piece(")=>", fed=task.call.slip)
         yield Piece(compact(task.call.result), fed=True)
         yield Piece("\n")
-    elif not task.subtasks:
+    elif task.told or not task.subtasks:
         yield Piece(task.thought)
         yield Piece("\n")
     for child in task.subtasks:

@@ -20,7 +20,7 @@ DIGIT_OPS: dict[str, Callable[[int, int], int]] = {
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "flint", "grove", "haven", "ivory", "jade")
 
 
-class _Labels:
+class Labels:
     """Three-digit labels, each used once."""
 
     def __init__(self, rng: random.Random, count: int) -> None:
@@ -35,7 +35,7 @@ def expression(level: int, rng: random.Random) -> Problem:
 
     The value of a left child has to outlive the whole evaluation of the right one.
     """
-    labels = _Labels(rng, level)
+    labels = Labels(rng, level)
     results: dict[str, dict[str, str]] = {}
 
     def grow(nodes: int) -> tuple[str, int, Work]:
@@ -65,7 +65,7 @@ def blocks(level: int, rng: random.Random) -> Problem:
     `open OP v` begins a block at value v; its `close` gives r, and the outer value becomes
     OP(outer, r). `level` counts lines.
     """
-    labels = _Labels(rng, level)
+    labels = Labels(rng, level)
     results: dict[str, dict[str, str]] = {}
     lines = [labels.take() for _ in range(level)]
     place = 0
@@ -145,7 +145,7 @@ def loops(level: int, rng: random.Random) -> Problem:
 
     How often a loop has run is known one level up, not in the line at hand.
     """
-    labels = _Labels(rng, 900)
+    labels = Labels(rng, 900)
     results: dict[str, dict[str, str]] = {}
 
     def draw(budget: int) -> tuple[_Line, ...]:
@@ -214,7 +214,7 @@ def maze(level: int, rng: random.Random) -> Problem:
 
     When a door leads nowhere, the doors not yet tried are known only to the room that named them.
     """
-    labels = _Labels(rng, level)
+    labels = Labels(rng, level)
     results: dict[str, dict[str, str]] = {}
     word = rng.choice(WORDS)
 

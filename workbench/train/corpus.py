@@ -1,11 +1,8 @@
 """From families to batches: problems drawn, encoded, packed first-fit into rows.
 
-Train, validation and test draw from disjoint streams of random numbers *and* disjoint levels: a
-training problem is never longer than `Mixture.longest`, and `is_held_out` sends a fixed tenth of
-the prompts to validation, whoever draws them.
+Which levels and which problems may be trained on is told by `tasks.splits`.
 """
 
-import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.tasks import chains, nested
 from workbench.tasks.gold import Problem, flat_pieces, tree_pieces
+from workbench.tasks.recovery import with_faults
+from workbench.tasks.splits import SPLITS, drawn
 from workbench.train.views import NO_TARGET, Ints, View, encode_gold, pruned_view
-
-FAMILIES: dict[str, Callable[[int, random.Random], Problem]] = {
-    **chains.FAMILIES,
-    **nested.FAMILIES,
-}
-CHAIN_GAPS = (1, 2, 4, 10, 30, 80)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,37 +21,23 @@ class Mixture:
     """What is trained on. A threshold of None is a run of which nothing is pruned."""
 
     style: Literal["tree", "flat"] = "tree"
-    shares: tuple[tuple[str, float], ...] = tuple((name, 1.0) for name in FAMILIES)
-    shortest: int = 2
-    longest: int = 14
+    shares: tuple[tuple[str, float], ...] = tuple((name, 1.0) for name in SPLITS)
+    fault_share: float = 0.15  # of problems with a tool in which calls go wrong
+    faults: float = 0.15  # of such a problem's calls
     thresholds: tuple[int | None, ...] = (0, 0, 1, 2, None)
     gap_share: float = 0.3  # of problems that get free positions after the prompt
     longest_gap: int = 1500
     row: int = 2048  # tokens a row; longer documents are left out
 
 
-def is_held_out(problem: Problem) -> bool:
-    """Whether a prompt belongs to validation; a fixed tenth of all prompts does."""
-    return hashlib.sha256(problem.prompt.encode()).digest()[0] < 26
-
-
 def draw(mixture: Mixture, rng: random.Random, held_out: bool = False) -> Problem:
-    """A problem of the mixture, from the training or the validation prompts."""
-    while True:
-        [family] = rng.choices(*zip(*mixture.shares, strict=True))
-        level = rng.randint(mixture.shortest, mixture.longest)
-        if family == "expression":
-            level |= 1
-        elif family in chains.FAMILIES:
-            level = min(level, 8)
-        if family == "chain":
-            problem = chains.chain(level, rng, CHAIN_GAPS)
-        elif family == "fetch":
-            problem = chains.fetch(level, rng, CHAIN_GAPS)
-        else:
-            problem = FAMILIES[family](level, rng)
-        if is_held_out(problem) == held_out:
-            return problem
+    """A problem of the mixture at a level of training, or `held_out` at one of validation; some
+    with calls that go wrong."""
+    [family] = rng.choices(*zip(*mixture.shares, strict=True))
+    problem = drawn(family, rng, held_out)
+    if problem.tool and rng.random() < mixture.fault_share:
+        return with_faults(problem, rng, mixture.faults)
+    return problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +109,12 @@ def batch_at(
     is the same for every step."""
     rng = random.Random(f"{seed}/{step}/{held_out}")
     views: list[View] = []
-    drawn = 0
-    while drawn < tokens:
+    filled = missed = 0
+    while filled < tokens:
         view = encoder.view(draw(mixture, rng, held_out), mixture, rng)
         if len(view) <= mixture.row:
             views.append(view)
-            drawn += len(view)
+            filled += len(view)
+        elif (missed := missed + 1) > 1000 and not views:
+            raise ValueError(f"no document of {mixture.shares} fits a row of {mixture.row} tokens")
     return pack(views, max(1, tokens // mixture.row), mixture.row)

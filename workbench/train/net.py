@@ -7,7 +7,7 @@ T targets, M width, V vocabulary, r rank.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,6 +45,11 @@ class TrainNet(nn.Module):
 
     The merged weight W + scale · B A is formed once a step: one plain forward, no adapter products.
     """
+
+    embedding: Tensor  # [V, M]
+    norm: Tensor
+    head: Tensor  # [V, M]
+    one_layer: Callable[..., Tensor]
 
     def __init__(
         self, shape: ModelShape, weights: Mapping[str, Tensor], lora: LoraFacts, seed: int
@@ -85,9 +90,11 @@ class TrainNet(nn.Module):
         """A linear's weights with what was learned, [L, out, in]."""
         key, base = _key(name), self.stacked(name)
         if self.lora.full:
-            return self.whole[key].to(base.dtype)
+            whole: Tensor = self.whole[key].to(base.dtype)
+            return whole
         delta = torch.bmm(self.up[key], self.down[key])
-        return base + (self.lora.scale * delta).to(base.dtype)
+        merged: Tensor = base + (self.lora.scale * delta).to(base.dtype)
+        return merged
 
     def trained(self) -> dict[str, Tensor]:
         """What a checkpoint holds."""

@@ -4,23 +4,40 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from workbench.model.load import open_model
+from workbench.tasks.splits import SPLITS, Kind
 from workbench.train.corpus import Encoder, Mixture
 from workbench.train.loop import Loop, Recipe, Row
-from workbench.train.net import LINEARS, TrainNet
+from workbench.train.net import LINEARS, LoraFacts, TrainNet
 from workbench.train.step import Speed
 
 BASE = "smollm2-135m-instruct"
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"  # no system text: tokens saved
 
+SHARES: Mapping[Kind, float] = {"tool chain": 20, "non-local": 36, "in-prompt": 44}
+
+
+def mixture(style: Literal["tree", "flat"], **changed: Any) -> Mixture:
+    """Every family, each kind with its share of the problems."""
+    kinds = [split.kind for split in SPLITS.values()]
+    shares = {name: SHARES[s.kind] / kinds.count(s.kind) for name, s in SPLITS.items()}
+    return Mixture(style, tuple(shares.items()), **changed)
+
+
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("tim-smollm2", Mixture("tree"), steps=1800),
-        Recipe("cot-smollm2", Mixture("flat"), steps=1800),
+        Recipe("tim-smollm2", mixture("tree"), steps=3200),
+        Recipe("cot-smollm2", mixture("flat"), steps=3200),
+        # one thing changed each
+        Recipe("tim-full-traces", mixture("tree", thresholds=(None,)), steps=3200),
+        Recipe("tim-second-seed", mixture("tree"), steps=3200, seed=1),
+        Recipe("tim-half", mixture("tree"), steps=1600),
+        Recipe("tim-full-weights", mixture("tree"), LoraFacts(full=True), 3200, rate=1e-4),
     )
 }
 
