@@ -87,7 +87,7 @@ class Decoding:
         self.branches: list[Branch] = []
         draw = random.Random(0)
         for _ in range(batch):
-            ids = [draw.randrange(256, self.shape.vocabulary) for _ in range(CONTEXT - 32)]
+            ids = [draw.randrange(1, self.shape.vocabulary) for _ in range(CONTEXT - 32)]
             opened = self.ours.engine.open(ids, request=request, share=False)
             self.branches.append(self.ours.wait(opened))
 

@@ -96,7 +96,7 @@ class Batch:
             self.prefills += 1
 
     def _ids(self, n: int) -> list[int]:
-        return [self._draw.randrange(256, self._vocabulary) for _ in range(n)]
+        return [self._draw.randrange(1, self._vocabulary) for _ in range(n)]
 
     @property
     def context(self) -> int:

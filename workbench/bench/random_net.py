@@ -1,7 +1,6 @@
-"""Nets of a published shape with random weights: their time a step is that of the real ones.
+"""Nets of a published shape with random weights, which take the time of the real ones.
 
-The random weights of one kind of tensor are views of one buffer of the device's random numbers per
-layer, each its own memory: a step reads as many bytes as the real net's does.
+Every tensor has memory of its own, so that a step reads as many bytes as the real net's.
 """
 
 from collections.abc import Mapping
@@ -58,7 +57,7 @@ class RandomCheckpoint:
         return True
 
     def tensor(self, name: str) -> Tensor:
-        shape = self._shape(name)
+        shape = self.shape(name)
         if len(shape) == 1:
             return torch.ones(shape, dtype=self._dtype, device=self._device)
         w = torch.empty(shape, dtype=self._dtype, device=self._device)
@@ -70,7 +69,7 @@ class RandomCheckpoint:
     def tokenizer_files(self) -> tuple[str, Mapping[str, Any]]:
         return byte_tokenizer(), END
 
-    def _shape(self, name: str) -> tuple[int, ...]:
+    def shape(self, name: str) -> tuple[int, ...]:
         c = self.config
         width, dim = c["hidden_size"], c["head_dim"]
         q, kv = c["num_attention_heads"] * dim, c["num_key_value_heads"] * dim

@@ -38,6 +38,15 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.set_defaults(handler=run)
 
 
+def command(args: argparse.Namespace) -> str:
+    """What makes these rows again."""
+    said = ["workbench", "bench", args.what]
+    for option in ("shape", "part", "batches"):
+        if (value := getattr(args, option)) and PARTS.get(args.what) != value:
+            said += [f"--{option}", value]
+    return " ".join([*said, *(["--quick"] if args.quick else []), "--json"])
+
+
 def run(args: argparse.Namespace) -> None:
     try:
         room = importlib.import_module(KINDS[args.what])
@@ -51,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     for row in room.rows(args):
         rows.append(row)
         if args.json:
-            emit(row)
+            emit({**row, "command": command(args)})
         else:
             log(f"{row['metric']} {row['impl']}: {row['value']:.4g} {row['unit']}")
     if not args.json and rows:
