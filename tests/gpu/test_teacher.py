@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tests.gpu import teacher
 from tests.unit.model.nets import Paged
+from workbench.bench.ours import replays
 from workbench.engine.engine import Engine
 from workbench.engine.protocols import Until
 from workbench.model import Model, load_model
@@ -85,6 +86,7 @@ def led_through(model: Model, rows: list[tuple[list[int], list[int]]], wanted: T
 
     asyncio.run(all_of_them())
     assert led.total == led.texts.numel()
+    print(model.name, replays(engine))
     return led
 
 

@@ -21,7 +21,7 @@ import torch
 from kernels_cupy.bench import facts
 from kernels_cupy.timing import Ceilings, measure_ceilings
 from workbench.bench.hf_decode import HfDecode
-from workbench.bench.ours import Ours
+from workbench.bench.ours import Ours, replays
 from workbench.bench.profile import profiled
 from workbench.bench.random_net import random_model
 from workbench.engine.protocols import Until
@@ -132,6 +132,7 @@ def ours(
 def _timed(name: str, decoding: Decoding, batch: int, ceilings: Ceilings) -> dict[str, Any]:
     seconds = []
     decoding.events.clear()
+    before = replays(decoding.ours.engine)
     for _ in range(3):
         seconds.append(decoding.steps(batch, STEPS) / STEPS)
     steps = [e for e in decoding.events if e.decode == batch]
@@ -152,7 +153,13 @@ def _timed(name: str, decoding: Decoding, batch: int, ceilings: Ceilings) -> dic
         "floor": round(floor, 1), "floor_ratio": round(value / floor, 3),
         "ms": round(1e3 * each, 3), "bytes": size, "context": context,
         "spread": [round(1e3 * s, 3) for s in sorted(seconds)], **parts,
+        "graphs": _since(before, replays(decoding.ours.engine)),
     }  # fmt: skip
+
+
+def _since(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Counts of the steps in between."""
+    return {key: n - before.get(key, 0) for key, n in after.items() if isinstance(n, int)}
 
 
 def _base(name: str, batch: int) -> dict[str, Any]:

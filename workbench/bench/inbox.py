@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from widgets.bench import percentile
+from workbench.bench.ours import replays
 from workbench.bench.random_net import random_model
 from workbench.bench.rows import place
 from workbench.commands import (
@@ -110,14 +111,14 @@ def tim(model: str, folder: Path) -> Iterator[dict[str, Any]]:
         each = (time.perf_counter() - began) / max(1, watch.steps - before)
         run.cancel()
         _until(lambda: run.done)
-        impl = session.model.name
+        impl, graphs = session.model.name, replays(session.engine)
     for name, values in taken.items():
         yield _row("command to event", f"{name}, {len(values)} samples", impl) | {
             "value": round(percentile(values, 0.5), 3), "unit": "ms", "p95": _p95(values),
             "worst": round(max(values), 3), "goal": 100.0,
         }  # fmt: skip
     yield _row("step between commands", "TIM, SmolLM2", impl) | {
-        "value": round(1e3 * each, 3), "unit": "ms",
+        "value": round(1e3 * each, 3), "unit": "ms", "graphs": graphs,
     }  # fmt: skip
     yield _kept(path, impl)
 

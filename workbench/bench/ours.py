@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from workbench.engine.engine import Engine
@@ -97,6 +98,13 @@ class Ours:
         self.task.cancel()
         self.loop.run_until_complete(asyncio.gather(self.task, return_exceptions=True))
         self.loop.close()
+
+
+def replays(engine: Engine) -> dict[str, Any]:
+    """What became of decode steps so far: captured, replayed, eager, and why; empty where nothing
+    captures."""
+    graphs = getattr(engine.memory.pool, "graphs", None)
+    return {} if graphs is None else asdict(graphs.counts)
 
 
 def device_sampler(model: Model) -> Sample:
