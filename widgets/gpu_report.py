@@ -6,6 +6,7 @@ newest counts.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ DECODE_INTENSITY = 4.0  # FLOP a byte of bf16 KV
 TOKEN_FLOPS, TOKEN_BYTES, QUERY_BYTES = 4 * 128 * 32, 4096, 4 * 128 * 32
 ROOFS = ("decode attention", "shared prefix", "prefill attention", "experts")
 
+METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+
 Row = Mapping[str, Any]
 
 
@@ -44,7 +47,9 @@ class Picture:
         renderer = hv.Store.renderers["matplotlib"].instance(fig="svg", dpi=72)
         with mpl.rc_context(STYLE):
             data, _ = renderer(self.element, fmt="svg")
-        return str(data.decode() if isinstance(data, bytes) else data)
+        svg = str(data.decode() if isinstance(data, bytes) else data)
+        svg = METADATA.sub("", svg)  # it tells the time of drawing
+        return svg[svg.index("<svg") :]
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"image/svg+xml": self._repr_svg_(), "text/plain": repr(self)}
@@ -115,7 +120,7 @@ class GpuReport:
         roof = hv.Curve([(0.5, 0.5 * read), (ridge, product), (8000, product)])
         parts = [roof.opts(color=INK, linewidth=1.2)]
         for name, colour in zip(ROOFS, OWNERS, strict=False):
-            points = [p for row in self.of(name) if (p := _placed(row)) is not None]
+            points = [p for row in self.of(name) if (p := placed(row)) is not None]
             if points:
                 dots = hv.Scatter(points, label=name)
                 parts.append(dots.opts(color=colour, s=34, alpha=0.85))
@@ -333,7 +338,7 @@ def read_rows(path: Path) -> Iterable[Row]:
     return whole if isinstance(whole, list) else [whole]
 
 
-def _placed(row: Row) -> tuple[float, float] | None:
+def placed(row: Row) -> tuple[float, float] | None:
     """(FLOP a byte, TFLOP/s) of a kernel row."""
     seconds = 1e-6 * float(row["value"])
     numbers = [int(n) for n in _digits(str(row["shape"]))]
