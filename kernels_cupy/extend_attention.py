@@ -13,6 +13,7 @@ from kernels_cupy.launch import (
     has_wgmma,
     i32,
     kernel,
+    multiprocessors,
     shared_limit,
 )
 from kernels_cupy.paged_attention import DECLARED, page_log2, parts
@@ -115,10 +116,10 @@ def _by_warpgroup(
     _, heads, dim = q.shape
     kv_heads = k.shape[1]
     part, lse = parts(q, plan)
-    name = "extend_attention_wgmma"
+    name, work = "extend_attention_wgmma", tiles.shape[0] * kv_heads
     kernel(name, name, q.device, ELEM=elem(q.dtype), HEAD_DIM=dim, PARTS=as_parts)(
-        LaunchPlan((tiles.shape[0], kv_heads, 1), 256, 1024 + 6 * 128 * dim * 2),
-        q, k, v, out, plan.tables, tiles, i32(plan.tables.shape[1]), i32(page_size),
+        LaunchPlan((min(work, multiprocessors(q.device)), 1, 1), 384, 1024 + 6 * 128 * dim * 2),
+        q, k, v, out, plan.tables, tiles, i32(work), i32(plan.tables.shape[1]), i32(page_size),
         i32(page_log2(page_size)), i32(kv_heads), i32(heads // kv_heads),
         f32(scale * math.log2(math.e)), i32(window or 0), plan.shared_list, part, lse,
     )  # fmt: skip

@@ -281,6 +281,8 @@ inline void named_sync(int id, int n) {
     const u64 turn = emulate::arrive(id, n);
     while (emulate::named[id].turn == turn) emulate::yield();
 }
+template <int> inline void registers_down() {}
+template <int> inline void registers_up() {}
 inline void load_matrix4(u32 (&r)[4], const void* row) {
     const int lane = emulate::now->index % 32;
     unsigned char(*room)[32] = emulate::warp_exchange(&row, 8);
