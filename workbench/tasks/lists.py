@@ -20,14 +20,17 @@ def _tally(given: Given, state: State, rng: random.Random) -> Step:
 
 
 def _begin_numbers(rng: random.Random) -> tuple[Given, State]:
-    return nothing(tuple(map(str, sorted(rng.sample(range(100, 1000), 2)))))
+    numbers = map(str, sorted(rng.sample(range(100, 1000), 2)))
+    return nothing((*numbers, str(rng.randrange(10))))
 
 
 def _sort_numbers(given: Given, state: State, rng: random.Random) -> Step:
-    number, side = rng.randint(100, 999), rng.choice(("first", "last"))
-    whole = tuple(sorted((*state, str(number))))  # all of three digits
-    after = whole[1:] if side == "first" else whole[:-1]
-    return Step(f"{number} {side}", after, " ".join(whole))
+    number, side = str(rng.randint(100, 999)), rng.choice(("first", "last"))
+    whole = sorted((*state[:-1], number))  # all of three digits
+    work = " ".join(whole)
+    gone = whole.pop(0 if side == "first" else -1)
+    count = str((int(state[-1]) + (gone == number)) % 10)
+    return Step(f"{number} {side}", (*whole, count), work)
 
 
 PROCEDURES: Mapping[str, Procedure] = {
@@ -39,7 +42,8 @@ PROCEDURES: Mapping[str, Procedure] = {
     ),
     "sort_numbers": Procedure(
         "Two numbers stay in order, the smaller first. A line gives a number to put in its place,"
-        " and whether the first or the last of the three is then dropped.",
+        " and whether the first or the last of the three is then dropped. Count, by its last digit,"
+        " how often a number equal to the line's is dropped.",
         _begin_numbers,
         _sort_numbers,
     ),

@@ -15,6 +15,10 @@ def _tens(number: int) -> str:
     return f"{number % 100:02d}"
 
 
+def _more(count: str, by: int) -> str:
+    return str((int(count) + by) % 10)
+
+
 def _count(given: Given, state: State, rng: random.Random) -> Step:
     letters, digit = rng.randint(1, 4), rng.randint(1, 9)
     line = rng.choices("abcdefgh", k=letters)
@@ -36,21 +40,22 @@ def _search(given: Given, state: State, rng: random.Random) -> Step:
 
 
 def _added(state: State, found: list[int]) -> State:
-    return tuple(str((int(a) + b) % 10) for a, b in zip(state, found, strict=True))
+    return tuple(_more(count, by) for count, by in zip(state, found, strict=True))
 
 
 def _begin_encode(rng: random.Random) -> tuple[Given, State]:
     bit = rng.choice("01")
     other = "1" if bit == "0" else "0"
-    return nothing((bit, str(rng.randint(1, 4)), other, str(rng.randint(1, 4))))
+    runs = (bit, str(rng.randint(1, 4)), other, str(rng.randint(1, 4)))
+    return nothing((*runs, str(rng.randrange(10))))
 
 
 def _encode(given: Given, state: State, rng: random.Random) -> Step:
-    _, _, bit, length = state
+    _, _, bit, length, runs = state
     if length == "9" or rng.random() < 0.4:
         other = "1" if bit == "0" else "0"
-        return Step(other, (bit, length, other, "1"))
-    return Step(bit, (*state[:3], str(int(length) + 1)))
+        return Step(other, (bit, length, other, "1", _more(runs, 1)))
+    return Step(bit, (*state[:3], str(int(length) + 1), runs))
 
 
 def _begin_rhythm(rng: random.Random) -> tuple[Given, State]:
@@ -84,7 +89,7 @@ def _compare(given: Given, state: State, rng: random.Random) -> Step:
     line = target[:same] + rng.choices("abcd", k=4 - same)
     if same < 4 and line[same] == target[same]:
         line[same] = rng.choice([x for x in "abcd" if x != target[same]])
-    after = (str(same), str((int(state[1]) + same) % 10))
+    after = (str(same), _more(state[1], same))
     return Step(" ".join(line), after, " ".join(line[:same]) or "none")
 
 
@@ -103,9 +108,19 @@ def _five_words(rng: random.Random) -> tuple[Given, State]:
     return nothing(tuple(rng.choices(WORDS, k=5)))
 
 
+def _begin_fill(rng: random.Random) -> tuple[Given, State]:
+    words = rng.choices(WORDS, k=5)
+    return {"count": rng.choice(words)}, (*words, str(rng.randrange(10)))
+
+
 def _fill_word(given: Given, state: State, rng: random.Random) -> Step:
-    place, word = rng.randint(1, 5), rng.choice(WORDS)
-    return Step(f"{place} {word}", (*state[: place - 1], word, *state[place:]))
+    place = rng.randint(1, 5)
+    word = given["count"] if rng.random() < 0.3 else rng.choice(WORDS)
+    old = state[place - 1]
+    count = _more(state[-1], old == given["count"])
+    return Step(
+        f"{place} {word}", (*state[: place - 1], word, *state[place:-1], count), f"no {old}"
+    )
 
 
 def _delete_word(given: Given, state: State, rng: random.Random) -> Step:
@@ -119,7 +134,7 @@ def _cumulate(given: Given, state: State, rng: random.Random) -> Step:
     if rng.random() < 0.5:
         more = rng.randint(1, 9)
         return Step(f"add {more}", (_tens(number + more),))
-    times = rng.randint(2, 9)
+    times = rng.choice((3, 7, 9))  # each has an inverse modulo 100: nothing is forgotten
     units = number % 10 * times
     tens = number // 10 * times + units // 10
     return Step(f"times {times}", (_tens(number * times),), f"{units} {tens}")
@@ -163,7 +178,7 @@ PROCEDURES: Mapping[str, Procedure] = {
     ),
     "proc_encode": Procedure(
         "Lines give one digit each. The state has the last whole run of equal digits and the"
-        " present run, each as the digit and its length.",
+        " present run, each as the digit and its length, and the last digit of the number of runs.",
         _begin_encode,
         _encode,
     ),
@@ -186,8 +201,9 @@ PROCEDURES: Mapping[str, Procedure] = {
         _count2,
     ),
     "proc_fill_word": Procedure(
-        "A line gives a place, the first is 1, and the word that fills it.",
-        _five_words,
+        "A line gives a place, the first is 1, and the word that fills it. Count, by its last"
+        " digit, how often the counted word is written over.",
+        _begin_fill,
         _fill_word,
     ),
     "proc_delete_word": Procedure(

@@ -1,7 +1,9 @@
 """ProcBench's procedures on letters (2410.03117), each with a state of fixed size.
 
-The paper's strings grow with the steps. Where they would, ours keep the last five letters, refill
-what was taken away, or let the parts change places. The rule in the prompt is the whole truth.
+The paper's strings grow with the steps. Where they would, ours keep the last letters and the last
+digit of a count over all that was ever written, so that no line is without consequence; or they
+refill what was taken away, or let the parts change places. The rule in the prompt is the whole
+truth.
 """
 
 import random
@@ -11,19 +13,30 @@ from workbench.tasks.procedures import Given, Procedure, State, Step, nothing
 
 LETTERS = "abcdefgh"
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-KEPT = 5
+KEPT = 4
+KEEP = " Keep the last four letters, and the last digit of how many letters were appended."
 
 
 def _word(rng: random.Random, size: int, letters: Sequence[str] = LETTERS) -> State:
     return tuple(rng.choices(letters, k=size))
 
 
-def _rows(rng: random.Random, size: int) -> Given:
-    return {name: " ".join(_word(rng, size)) for name in "PQRS"}
+def _written(rng: random.Random, size: int = KEPT, letters: Sequence[str] = LETTERS) -> State:
+    return (*_word(rng, size, letters), str(rng.randrange(10)))
 
 
-def _append(state: State, letters: Sequence[str]) -> State:
-    return (*state, *letters)[-KEPT:]
+def _rows(rng: random.Random, *sizes: int) -> tuple[Given, State]:
+    names = zip("PQRS", sizes, strict=True)
+    return {name: " ".join(_word(rng, size)) for name, size in names}, _written(rng)
+
+
+def _more(count: str, by: int) -> str:
+    return str((int(count) + by) % 10)
+
+
+def _append(state: State, letters: Sequence[str], counted: int | None = None) -> State:
+    by = len(letters) if counted is None else counted
+    return (*(*state[:-1], *letters)[-KEPT:], _more(state[-1], by))
 
 
 def _six(rng: random.Random) -> tuple[Given, State]:
@@ -32,8 +45,10 @@ def _six(rng: random.Random) -> tuple[Given, State]:
 
 def _sort(given: Given, state: State, rng: random.Random) -> Step:
     letter, side = rng.choice(ALPHABET), rng.choice(("first", "last"))
-    whole = tuple(sorted((*state, letter)))
-    return Step(f"{letter} {side}", whole[1:] if side == "first" else whole[:-1], " ".join(whole))
+    whole = sorted((*state[:-1], letter))
+    gone = whole.pop(0 if side == "first" else -1)
+    work = " ".join(sorted((*state[:-1], letter)))
+    return Step(f"{letter} {side}", (*whole, _more(state[-1], gone == letter)), work)
 
 
 def _gather(given: Given, state: State, rng: random.Random) -> Step:
@@ -50,13 +65,13 @@ def _copy(given: Given, state: State, rng: random.Random) -> Step:
 
 def _begin_substitute(rng: random.Random) -> tuple[Given, State]:
     changed = sorted(rng.sample(LETTERS, 5))
-    return {letter: rng.choice(LETTERS) for letter in changed}, _word(rng, KEPT)
+    return {letter: rng.choice(LETTERS) for letter in changed}, _written(rng)
 
 
 def _substitute(given: Given, state: State, rng: random.Random) -> Step:
     letter = rng.choice(LETTERS)
     new = given.get(letter, letter)
-    return Step(letter, _append(state, [new]), new)
+    return Step(letter, _append(state, [new], letter in given), new)
 
 
 def _split1(given: Given, state: State, rng: random.Random) -> Step:
@@ -80,7 +95,9 @@ def _split2(given: Given, state: State, rng: random.Random) -> Step:
 
 
 def _begin_compose(rng: random.Random) -> tuple[Given, State]:
-    rules = {f"{a} {b}": rng.choice("abc") for a in "abc" for b in "abc"}
+    rules: dict[str, str] = {}
+    for b in "abc":  # for each letter of a line another order of all, so that none is forgotten
+        rules |= {f"{a} {b}": c for a, c in zip("abc", rng.sample("abc", 3), strict=True)}
     return rules, (rng.choice("abc"),)
 
 
@@ -90,14 +107,19 @@ def _compose(given: Given, state: State, rng: random.Random) -> Step:
 
 
 def _begin_decompose(rng: random.Random) -> tuple[Given, State]:
-    return {letter: " ".join(_word(rng, 2, "abcde")) for letter in "abcde"}, _word(rng, 5, "abcde")
+    given = {letter: " ".join(_word(rng, 2, "abcde")) for letter in "abcde"}
+    given["count"] = rng.choice("abcde")
+    return given, _written(rng, 5, "abcde")
 
 
 def _decompose(given: Given, state: State, rng: random.Random) -> Step:
-    side = rng.choice(("first", "last"))
-    pair = given[state[0] if side == "first" else state[-1]]
+    side, letters = rng.choice(("first", "last")), state[:-1]
+    pair = given[letters[0] if side == "first" else letters[-1]]
     two = tuple(pair.split())
-    return Step(side, (*two, *state[1:-1]) if side == "first" else (*state[1:-1], *two), pair)
+    after = (*two, *letters[1:-1]) if side == "first" else (*letters[1:-1], *two)
+    dropped = letters[-1] if side == "first" else letters[0]
+    count = _more(state[-1], dropped == given["count"])
+    return Step(side, (*after, count), f"{pair} drop {dropped}")
 
 
 def _decode(given: Given, state: State, rng: random.Random) -> Step:
@@ -128,25 +150,26 @@ def _delete_char(given: Given, state: State, rng: random.Random) -> Step:
 
 PROCEDURES: Mapping[str, Procedure] = {
     "proc_sort": Procedure(
-        "Five letters stay in alphabetical order. A line gives a letter to put in its place, and"
-        " whether the first or the last of the six is then dropped.",
-        lambda rng: nothing(tuple(sorted(_word(rng, KEPT, ALPHABET)))),
+        "Four letters stay in alphabetical order. A line gives a letter to put in its place, and"
+        " whether the first or the last of the five is then dropped. Count, by its last digit, how"
+        " often a letter equal to the line's is dropped.",
+        lambda rng: nothing((*sorted(_word(rng, KEPT, ALPHABET)), str(rng.randrange(10)))),
         _sort,
     ),
     "proc_gather": Procedure(
         "A line gives a string's name, a place in it (the first is 1), and how many letters to"
-        " take from there. Append them, and keep the last five letters.",
-        lambda rng: (_rows(rng, 5), _word(rng, KEPT)),
+        " take from there. Append them." + KEEP,
+        lambda rng: _rows(rng, 5, 5, 5, 5),
         _gather,
     ),
     "proc_copy": Procedure(
-        "A line names a string. Append it, and keep the last five letters.",
-        lambda rng: (_rows(rng, 3), _word(rng, KEPT)),
+        "A line names a string. Append it." + KEEP,
+        lambda rng: _rows(rng, 1, 2, 3, 3),
         _copy,
     ),
     "proc_substitute": Procedure(
-        "A line gives a letter. Replace it where a pair tells its new letter; append what comes,"
-        " and keep the last five letters.",
+        "A line gives a letter. Replace it where a pair tells its new letter, and append what"
+        " comes. Keep the last four letters, and the last digit of how many were replaced.",
         _begin_substitute,
         _substitute,
     ),
@@ -168,14 +191,14 @@ PROCEDURES: Mapping[str, Procedure] = {
     ),
     "proc_decompose": Procedure(
         "A line says first or last: that letter is replaced by its two letters, and the letter at"
-        " the other end is dropped.",
+        " the other end is dropped. Count, by its last digit, how often the counted letter is"
+        " dropped.",
         _begin_decompose,
         _decompose,
     ),
     "proc_decode": Procedure(
-        "A line gives a letter and how often it stands. Append it as often, and keep the last five"
-        " letters.",
-        lambda rng: nothing(_word(rng, KEPT)),
+        "A line gives a letter and how often it stands. Append it as often." + KEEP,
+        lambda rng: nothing(_written(rng)),
         _decode,
     ),
     "proc_push_pop": Procedure(

@@ -39,19 +39,29 @@ def _merged(prompt: str) -> str:
     return str(heap[place - first])
 
 
+def _more(count: str, by: int) -> str:
+    return str(int(count) + by)[-1]
+
+
 def _tail(state: list[str], letters: list[str]) -> list[str]:
-    return list(deque([*state, *letters], maxlen=5))
+    kept = list(deque([*state[:-1], *letters], maxlen=4))
+    return [*kept, _more(state[-1], len(letters))]
 
 
 def _substitute(given: Given, state: list[str], args: list[str]) -> list[str]:
-    return _tail(state, [given.get(args[0]) or args[0]])
+    *letters, count = state
+    new = given.get(args[0])
+    return [*letters[1:], new or args[0], _more(count, new is not None)]
 
 
 def _insert(given: Given, state: list[str], args: list[str]) -> list[str]:
-    place = sum(member < args[0] for member in state)
-    whole = [*state[:place], args[0], *state[place:]]
-    del whole[0 if args[1] == "first" else -1]
-    return whole
+    *members, count = state
+    outermost = min(members) if args[1] == "first" else max(members)
+    if args[0] == outermost or (args[0] < outermost) == (args[1] == "first"):
+        return [*members, _more(count, 1)]
+    members.remove(outermost)
+    place = sum(member < args[0] for member in members)
+    return [*members[:place], args[0], *members[place:], count]
 
 
 def _gather(given: Given, state: list[str], args: list[str]) -> list[str]:
@@ -69,9 +79,12 @@ def _split2(given: Given, state: list[str], args: list[str]) -> list[str]:
 
 
 def _decompose(given: Given, state: list[str], args: list[str]) -> list[str]:
+    *letters, count = state
     if args == ["first"]:
-        return given[state[0]].split() + state[1:4]
-    return state[1:4] + given[state[4]].split()
+        letters, gone = given[letters[0]].split() + letters[1:4], letters[4]
+    else:
+        letters, gone = letters[1:4] + given[letters[4]].split(), letters[0]
+    return [*letters, _more(count, gone == given["count"])]
 
 
 def _push_pop(given: Given, state: list[str], args: list[str]) -> list[str]:
@@ -112,7 +125,7 @@ def _count2(given: Given, state: list[str], args: list[str]) -> list[str]:
 def _encode(given: Given, state: list[str], args: list[str]) -> list[str]:
     bits = state[0] * int(state[1]) + state[2] * int(state[3]) + args[0]
     runs = [(bit, len(list(run))) for bit, run in groupby(bits)]
-    return [str(x) for run in runs[-2:] for x in run]
+    return [str(x) for run in runs[-2:] for x in run] + [_more(state[4], len(runs) - 2)]
 
 
 def _rhythm(given: Given, state: list[str], args: list[str]) -> list[str]:
@@ -131,7 +144,9 @@ def _compare(given: Given, state: list[str], args: list[str]) -> list[str]:
 
 
 def _fill(given: Given, state: list[str], args: list[str]) -> list[str]:
-    return [args[1] if str(i) == args[0] else word for i, word in enumerate(state, 1)]
+    *words, count = state
+    after = [args[1] if str(i) == args[0] else word for i, word in enumerate(words, 1)]
+    return [*after, _more(count, words[int(args[0]) - 1] == given["count"])]
 
 
 def _cumulate(given: Given, state: list[str], args: list[str]) -> list[str]:

@@ -123,6 +123,23 @@ def test_flat_text_has_each_step_once(name: str) -> None:
     assert lines[:-1] == wanted
 
 
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_an_early_line_is_not_forgotten(name: str) -> None:
+    """Without its first line, a list of 40 has another answer."""
+    changed = 0
+    for seed in range(40):
+        problem = FAMILIES[name](40, random.Random(seed))
+        told, first, second, rest = re.fullmatch(  # type: ignore[union-attr]
+            r"(.*Lines:\n)(\d+)[^\n]*\n(\d+)(.*)", problem.prompt, re.DOTALL
+        ).groups()
+        rest = rest.replace(f"from {first} to", f"from {second} to")
+        try:
+            changed += answer(name, f"{told}{second}{rest}") != problem.answer
+        except (ValueError, IndexError):  # the lines no longer fit the state
+            changed += 1
+    assert changed >= 4
+
+
 def test_training_lists_are_short_and_long() -> None:
     sizes = [training("tally", 12, random.Random(i)).prompt.count("\n") - 4 for i in range(200)]
     assert sizes.count(12) > 90 and max(sizes) > 70 and max(sizes) <= LONG_LIST
