@@ -38,11 +38,13 @@ TRAIN_GAPS = (1, 2, 3, 4, 8)
 
 
 def training(name: str, level: int, rng: random.Random) -> Problem:
-    """A training problem: most lists are no longer than the trace, the others are any length up to
-    the tests' around a short trace; labels have two, three or four digits."""
+    """A training problem, or at a level of validation one like it: most lists are no longer than
+    the trace, the others are any length up to the tests' around a short trace; labels have two,
+    three or four digits."""
     spare = 0
     if rng.random() < LONG_SHARE:
-        level = min(level, LONG_LIST_LEVEL)
+        if level <= TRAIN_LEVELS[1]:
+            level = min(level, LONG_LIST_LEVEL)
         spare = rng.randint(0, LONG_LIST - level)
     if name == "merge":
         return lists.merge(level, rng, spare=spare + 4)
