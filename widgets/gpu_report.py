@@ -32,7 +32,8 @@ DECODE_INTENSITY = 4.0  # FLOP a byte of bf16 KV
 TOKEN_FLOPS, TOKEN_BYTES, QUERY_BYTES = 4 * 128 * 32, 4096, 4 * 128 * 32
 ROOFS = ("decode attention", "shared prefix", "prefill attention", "experts")
 
-METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+METADATA = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->|\n *", re.DOTALL)
+FINER = re.compile(r"(\d\.\d\d)\d+")  # than a hundredth of a point
 
 Row = Mapping[str, Any]
 
@@ -49,7 +50,7 @@ class Picture:
             data, _ = renderer(self.element, fmt="svg")
         svg = str(data.decode() if isinstance(data, bytes) else data)
         svg = METADATA.sub("", svg)  # it tells the time of drawing
-        return svg[svg.index("<svg") :]
+        return FINER.sub(r"\1", svg[svg.index("<svg") :])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"image/svg+xml": self._repr_svg_(), "text/plain": repr(self)}
@@ -171,7 +172,7 @@ class GpuReport:
                 fig_inches=6,
                 aspect=5 / (0.16 * len(names) + 1),
                 show_grid=True,
-                legend_position="top_left",
+                legend_position="bottom_left",
                 title="How near to the wall",
             )
         )
@@ -316,7 +317,7 @@ class GpuReport:
                 fig_inches=7.5,
                 aspect=4.0,
                 show_grid=True,
-                legend_position="bottom_right",
+                legend_position="top_left",
             )
         )
 

@@ -36,7 +36,8 @@ PAGE = 16
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rows of `args.shape` (all without one); `args.part` "ours", "peers" or "profile" alone."""
+    """Rows of `args.shape` (all without one); `args.part` "ours", "peers" or "profile" alone, or
+    "compiled": the peer that compiles for a minute a batch."""
     from kernels_cupy import bridge
 
     device = bridge.require()
@@ -46,8 +47,8 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     sys.stderr.write(f"reads at {ceilings.read / 1e12:.2f} TB/s\n")
     for name in [args.shape] if args.shape else SHAPES:
         best: dict[int, tuple[str, float]] = {}
-        if part in (None, "peers"):
-            for row in peers(name, batches):
+        if part in (None, "peers", "compiled"):
+            for row in peers(name, batches, part == "compiled"):
                 batch, value = int(row["batch"]), float(row["value"])
                 best[batch] = max(best.get(batch, ("", 0.0)), (row["impl"], value), key=_second)
                 yield {**row, **where}
@@ -194,15 +195,18 @@ def _fits(name: str, batch: int) -> bool:
     return need < 0.9 * torch.cuda.get_device_properties(0).total_memory
 
 
-def peers(name: str, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """transformers on the same shape: a static cache in a CUDA graph, and continuous batching."""
+def peers(name: str, batches: Sequence[int], compiled: bool) -> Iterator[dict[str, Any]]:
+    """transformers on the same shape: a static cache in a CUDA graph, continuous batching; or its
+    own compiled step."""
     if not _fits(name, 1):
         return
     hf = HfDecode(name)
     ways = {"static": hf.static_graph, "continuous": hf.continuous}
+    if compiled:
+        ways = {"compiled": hf.compiled}
     for batch in [b for b in batches if _fits(name, b)]:
         for way, time_it in ways.items():
-            if way == "continuous" and batch == 64:
+            if way != "static" and batch == 64:
                 continue  # its prefill alone would take minutes
             began = time.perf_counter()
             try:

@@ -76,6 +76,27 @@ class HfDecode:
         return step
 
     @torch.inference_mode()
+    def compiled(self, batch: int, context: int, tokens: int = 97) -> tuple[str, float]:
+        """(name, seconds a step): `generate` over a static cache, which compiles the step itself;
+        its time for many tokens less its time for one."""
+        ids = torch.randint(0, self.config.vocab_size, (batch, context), device=self.device)
+
+        def seconds(n: int) -> float:
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+            self.model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n,
+                do_sample=False, cache_implementation="static", pad_token_id=0, eos_token_id=None,
+            )  # fmt: skip
+            torch.cuda.synchronize()
+            return time.perf_counter() - begin
+
+        seconds(tokens)  # compiles
+        many = min(seconds(tokens) for _ in range(2))
+        one = min(seconds(1) for _ in range(2))
+        return "transformers, static cache, torch.compile", (many - one) / (tokens - 1)
+
+    @torch.inference_mode()
     def continuous(self, batch: int, context: int, tokens: int = 65) -> tuple[str, float]:
         """(name, seconds a step): transformers' continuous batching, its own CUDA graphs, while all
         rows decode."""
