@@ -54,12 +54,15 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--slots", type=int, help="runs in the batch at once (64 on a GPU, else 8)")
     verb.add_argument("--jobs", type=int, default=1, help="processes that share the problems")
     verb.add_argument("--seconds", type=float, default=math.inf, help="what runs then is given up")
+    verb.add_argument("--list", action="store_true", help="only tell the tasks and their levels")
     verb.add_argument("--share", default="0/1", help=argparse.SUPPRESS)  # a worker's, of --jobs
     engine_options(verb)
     verb.set_defaults(handler=run)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.list:
+        return tell_tasks(args.json)
     for name in ("n", "seeds", "jobs", "slots"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -74,6 +77,29 @@ def run(args: argparse.Namespace) -> None:
             tell(args, plan, together(args, plan))
     else:
         tell(args, plan, worker(args, plan, 0, 1))
+
+
+def tell_tasks(as_json: bool) -> None:
+    """The tasks, and the levels that are trained on, validated on, and never seen."""
+    from workbench.tasks.catalogue import task
+    from workbench.tasks.splits import SPLITS
+
+    rows = [
+        {
+            "task": name, "kind": split.kind, "tool": task(name, split.train[1], 0).tool or None,
+            "train": list(split.train), "validation": list(split.validation),
+            "held_out": split.held_out,
+        }
+        for name, split in SPLITS.items()
+    ]  # fmt: skip
+    if as_json:
+        for row in rows:
+            emit(row)
+    else:
+        spans = (
+            {k: "{}..{}".format(*v) for k, v in r.items() if isinstance(v, list)} for r in rows
+        )
+        table([row | span for row, span in zip(rows, spans, strict=True)], tuple(rows[0]))
 
 
 def cells(args: argparse.Namespace) -> "list[Any]":

@@ -33,6 +33,8 @@ def _sort_numbers(given: Given, state: State, rng: random.Random) -> Step:
     return Step(f"{number} {side}", (*whole, count), work)
 
 
+MOST = 890  # numbers of three digits that a list may have
+
 PROCEDURES: Mapping[str, Procedure] = {
     "tally": Procedure(
         "A line has a colour. The state is the number to begin with and one for each line of the"
@@ -53,6 +55,10 @@ PROCEDURES: Mapping[str, Procedure] = {
 def merge(level: int, rng: random.Random, gaps: Sequence[int] = (), spare: int = 4) -> Problem:
     """Merge two sorted lists until a given place of the merged list; the answer is the number
     that comes there. The labels are the places, `level` of them; `gaps` mean nothing here."""
+    if level + spare > MOST:
+        raise ValueError(
+            f"merge: at most {MOST} numbers of three digits serve, {level + spare} came"
+        )
     ahead = rng.randint(0, spare)
     numbers = [str(n) for n in sorted(rng.sample(range(100, 1000), level + spare + 2))]
     lists: tuple[list[str], list[str]] = ([], [])

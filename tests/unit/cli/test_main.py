@@ -103,3 +103,12 @@ def test_wilson_interval() -> None:
     low, high = wilson(10, 10)
     assert (round(low, 3), round(high, 3)) == (0.722, 1.0)
     assert [round(x, 3) for x in wilson(5, 10)] == [0.237, 0.763]
+
+
+def test_eval_lists_its_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["eval", "--list", "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"task", "kind", "tool", "train", "validation", "held_out"} == set(rows[0])
+    assert {row["kind"] for row in rows} == {"tool chain", "non-local", "in-prompt"}
+    cli.main(["eval", "--list"])
+    assert "2..12" in capsys.readouterr().out

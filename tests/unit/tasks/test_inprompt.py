@@ -140,6 +140,12 @@ def test_an_early_line_is_not_forgotten(name: str) -> None:
     assert changed >= 4
 
 
+def test_what_labels_cannot_serve_is_refused() -> None:
+    assert FAMILIES["robot"](1000, random.Random(0)).depth == 4
+    with pytest.raises(ValueError, match="at most 890"):
+        FAMILIES["merge"](1000, random.Random(0))
+
+
 def test_training_lists_are_short_and_long() -> None:
     sizes = [training("tally", 12, random.Random(i)).prompt.count("\n") - 4 for i in range(200)]
     assert sizes.count(12) > 90 and max(sizes) > 70 and max(sizes) <= LONG_LIST
