@@ -7,16 +7,16 @@ enough; graphs beyond `LIMIT` give way to newer ones. They share one memory pool
 them runs at a time.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from kernels_cupy.staging import Staging, places, room
 
 LIMIT = 96  # graphs kept; one of 36 layers takes about 1 MB
 SEEN = 2  # eager runs of a shape before it is captured
@@ -122,7 +122,7 @@ class Graphs:
                 torch.cuda.synchronize(self.device)  # the oldest may be running
             self._steps.popitem(last=False)
             self.counts.evicted += 1
-        buffer = torch.empty(sum(map(_room, arrays)), dtype=torch.uint8, device=self.device)
+        buffer = torch.empty(room(arrays), dtype=torch.uint8, device=self.device)
         self._steps[key] = step = _Step(buffer, make(places(buffer, arrays)))
         return step
 
@@ -146,51 +146,6 @@ class Graphs:
         device."""
         rows, width = head.shape
         if self._head is None or self._head.shape[0] < rows or self._head.dtype != head.dtype:
-            room = 1 << max(0, rows - 1).bit_length()
-            self._head = torch.empty(room, width, dtype=head.dtype, device=head.device)
+            most = 1 << max(0, rows - 1).bit_length()
+            self._head = torch.empty(most, width, dtype=head.dtype, device=head.device)
         return self._head[:rows]
-
-
-class Staging:
-    """Two pinned buffers in turn, so that one is filled while the other is on its way."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._buffers: list[Tensor] = [torch.empty(0, dtype=torch.uint8)] * 2
-        self._sent: list[Any] = [None, None]
-        self._turn = 0
-
-    def send(self, arrays: Sequence[NDArray[Any]], to: Tensor) -> None:
-        """Copy the arrays to their places in `to`; returns before they are there."""
-        turn = self._turn = 1 - self._turn
-        pinned = self._device.type == "cuda"
-        if self._sent[turn] is not None:
-            self._sent[turn].synchronize()
-        if self._buffers[turn].numel() < to.numel():
-            room = 1 << to.numel().bit_length()
-            self._buffers[turn] = torch.empty(room, dtype=torch.uint8, pin_memory=pinned)
-        staged, at = self._buffers[turn].numpy(), 0
-        for array in arrays:
-            staged[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
-            at += _room(array)
-        to.copy_(self._buffers[turn][: to.numel()], non_blocking=True)
-        if pinned:
-            self._sent[turn] = self._sent[turn] or torch.cuda.Event()
-            self._sent[turn].record()
-
-
-def places(buffer: Tensor, arrays: Sequence[NDArray[Any]]) -> list[Tensor]:
-    """Views of the buffer, shaped and typed like the arrays."""
-    views, at = [], 0
-    for array in arrays:
-        part = buffer[at : at + array.nbytes]
-        views.append(part.view(_TYPES[array.dtype.str]).view(array.shape))
-        at += _room(array)
-    return views
-
-
-def _room(array: NDArray[Any]) -> int:
-    return math.ceil(array.nbytes / 16) * 16
-
-
-_TYPES = {"<i8": torch.int64, "<i4": torch.int32, "<f4": torch.float32, "<f8": torch.float64}

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kernels_cupy import scratch
 from kernels_cupy.errors import need
 from kernels_cupy.launch import Instance, LaunchPlan, i32, kernel, multiprocessors
+from kernels_cupy.record import Record, send
+from kernels_cupy.record import settings as settings
 from workbench.ops.contract import Sampled, SamplerRow
 
 INSTANCES = tuple(
@@ -45,21 +46,17 @@ def sample(
     uniforms: Tensor,
     top_n: int,
 ) -> Sampled:
-    """`ops.contract.Ops.sample`. Without a mask nothing waits for the device."""
+    """`ops.contract.Ops.sample`. Nothing waits for the device but `Sampled.wait`."""
     count, vocabulary = logits.shape
     need(logits.dtype == torch.float32 and logits.is_contiguous(), "packed float32 logits", logits)
     need(top_n <= min(TOP_N, vocabulary), f"top_n up to {TOP_N} and the vocabulary", top_n)
-    device = logits.device
-    logits = _penalised(logits, rows, seen, bias)
     if mask is not None:
         need(mask.shape == (count, -(-vocabulary // 32)), "a mask of [R, ceil(V / 32)]", mask)
-        mask = mask.to(device).contiguous()
-    uniforms = uniforms.to(device, torch.float64)
-    drawn, state = draw(logits, settings(rows).to(device), mask, uniforms, top_n, may_be_flat(rows))
-    if mask is not None and bool((state == 1).any()):
-        row = int((state == 1).nonzero()[0, 0])
-        raise ValueError(f"sample: the mask of row {row} allows no token; nothing can be drawn")
-    return drawn
+    logits = _penalised(logits, rows, seen, bias)
+    settled, mask, numbers = send(rows, mask, uniforms, logits.device)
+    record = Record(count, top_n, logits.device)
+    draw(logits, settled, mask, numbers, top_n, may_be_flat(rows), record)
+    return record.land()
 
 
 def draw(
@@ -69,21 +66,21 @@ def draw(
     uniforms: Tensor | Counters,
     top_n: int,
     flat: bool = True,
+    record: Record | None = None,
 ) -> tuple[Sampled, Tensor]:
     """The launches alone, all arguments on the device: what a graph captures. Also the rows' states
     [R] int32: 1 where the mask allows nothing. Without `flat` the kernels for flat distributions
-    are left out: faster by two launches, slow on a row that would have needed them.
+    are left out: faster by two launches, slow on a row that would have needed them. The outcome
+    lies in `record`, a new one without it.
     """
     count, vocabulary = logits.shape
     need(vocabulary <= LONGEST, f"at most {LONGEST} logits a row", vocabulary)
     device = logits.device
-    token = torch.empty(count, dtype=torch.int64, device=device)
-    logprob, entropy = (torch.empty(count, device=device) for _ in range(2))
-    top_ids = torch.empty((count, top_n), dtype=torch.int64, device=device)
-    top_logprobs = torch.empty((count, top_n), device=device)
-    state = torch.empty(count, dtype=torch.int32, device=device)
+    record = record or Record(count, top_n, device)
+    drawn, state = record.drawn, record.state
+    token, logprob, entropy = drawn.token, drawn.logprob, drawn.entropy
+    top_ids, top_logprobs = drawn.top_ids, drawn.top_logprobs
     facts = torch.empty((count, 4), device=device)
-    drawn = Sampled(token, logprob, entropy, top_ids, top_logprobs)
     if count == 0:
         return drawn, state
     chunks = -(-vocabulary // CHUNK)
@@ -130,15 +127,6 @@ def _scan_blocks(rows: int, chunks: int, device: torch.device) -> int:
 def may_be_flat(rows: Sequence[SamplerRow]) -> bool:
     """Whether a row's draw may depend on more than its likeliest tokens."""
     return any(row.temperature > 0 and not 0 < row.top_k <= 64 for row in rows)
-
-
-def settings(rows: Sequence[SamplerRow]) -> Tensor:
-    """What the kernel reads of each row: [R, 4], the last an int32."""
-    table = np.empty((len(rows), 4), dtype=np.float32)
-    for i, row in enumerate(rows):
-        table[i, :3] = row.temperature, row.top_p, row.min_p
-        table[i, 3:].view(np.int32)[0] = max(row.top_k, 0)
-    return torch.from_numpy(table)
 
 
 def _penalised(

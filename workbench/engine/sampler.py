@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from workbench.engine.jobs import Generate
-from workbench.engine.philox import uniform
+from workbench.engine.philox import uniform, uniforms
 from workbench.ops.contract import Sampled, SamplerRow
 
+FEW = 4  # numbers that are worked out one by one
 _NONE_SEEN = torch.empty(0, dtype=torch.int64)
 
 
@@ -44,37 +45,61 @@ class Draws:
     grammar_s: float  # filling the masks
 
 
-def draw(sample: Sample, jobs: Sequence[Generate], logits: Tensor, record_top: int) -> Draws:
-    """A token for each job from its row of `logits` [R, V]. A row's draw depends on its own
-    stream only."""
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A draw under way: `land` waits for it."""
+
+    sampled: Sampled
+    grammar_s: float
+
+    def land(self) -> Draws:
+        """Raises ValueError when a row's mask allows nothing."""
+        sampled = self.sampled
+        sampled.wait()
+        rows = zip(
+            sampled.token.tolist(),
+            sampled.logprob.tolist(),
+            sampled.entropy.tolist(),
+            sampled.top_ids.tolist(),
+            sampled.top_logprobs.tolist(),
+            strict=True,
+        )
+        return Draws(
+            [Draw(token, lp, ent, *_possible(ids, lps)) for token, lp, ent, ids, lps in rows],
+            self.grammar_s,
+        )
+
+
+def draw(sample: Sample, jobs: Sequence[Generate], logits: Tensor, record_top: int) -> Drawing:
+    """Begin to draw a token for each job from its row of `logits` [R, V]. A row's draw depends on
+    its own stream only."""
     vocabulary = logits.shape[1]
     began = perf_counter()
     mask = _mask(jobs, vocabulary)
     grammar_s = perf_counter() - began if mask is not None else 0.0
-    uniforms = [
-        uniform(job.seed, len(job.branch.tokens)) if job.row.temperature > 0 else 0.0
-        for job in jobs
-    ]
     sampled = sample(
         logits,
         [job.row for job in jobs],
         mask,
         [job.seen.upto(job.branch.tokens) if job.seen else _NONE_SEEN for job in jobs],
         [job.bias for job in jobs],
-        torch.tensor(uniforms, dtype=torch.float64),
+        _uniforms(jobs),
         max(record_top, max(job.want.top for job in jobs)),
     )
-    rows = zip(
-        sampled.token.tolist(),
-        sampled.logprob.tolist(),
-        sampled.entropy.tolist(),
-        sampled.top_ids.tolist(),
-        sampled.top_logprobs.tolist(),
-        strict=True,
-    )
-    return Draws(
-        [Draw(token, lp, ent, *_possible(ids, lps)) for token, lp, ent, ids, lps in rows],
-        grammar_s,
+    return Drawing(sampled, grammar_s)
+
+
+def _uniforms(jobs: Sequence[Generate]) -> Tensor:
+    """Each job's number for its next token; 0 where it draws none."""
+    heated = [job for job in jobs if job.row.temperature > 0]
+    if len(heated) <= FEW:
+        numbers = [
+            uniform(job.seed, len(job.branch.tokens)) if job.row.temperature > 0 else 0.0
+            for job in jobs
+        ]
+        return torch.tensor(numbers, dtype=torch.float64)
+    return torch.from_numpy(
+        uniforms([job.seed for job in jobs], [len(job.branch.tokens) for job in jobs])
     )
 
 

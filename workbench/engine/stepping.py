@@ -294,7 +294,7 @@ def _draw(engine: "Engine", jobs: list[Generate], flight: Flight) -> float:
     else:
         logits = torch.stack(rows)
     try:
-        draws = draw(engine.sample, jobs, logits, engine.record_top)
+        draws = draw(engine.sample, jobs, logits, engine.record_top).land()
     except Exception as error:
         return _draw_apart(engine, jobs, rows, error)
     for job, row in zip(jobs, draws.rows, strict=True):
@@ -310,7 +310,7 @@ def _draw_apart(
     grammar_s = 0.0
     for job, logits in zip(jobs, rows, strict=True):
         try:
-            draws = draw(engine.sample, [job], logits[None], engine.record_top)
+            draws = draw(engine.sample, [job], logits[None], engine.record_top).land()
         except Exception as fault:
             fault.__context__ = error
             job.fail(fault)

@@ -61,15 +61,25 @@ class SamplerRow:
     min_p: float = 0.0
 
 
+def nothing() -> None:
+    """There is nothing to wait for."""
+
+
 @dataclass(slots=True, eq=False)
 class Sampled:
-    """Outcome of a draw for R rows."""
+    """Outcome of a draw for R rows, on the host once `wait` has returned.
+
+    `wait` raises ValueError when a row's mask allows nothing. A backend that draws elsewhere also
+    leaves the tokens there (`on_device`), for a next pass that is launched before they are read.
+    """
 
     token: Tensor  # [R] int64
     logprob: Tensor  # [R] float32, of the token under the masked, unscaled distribution
     entropy: Tensor  # [R] float32, nats, of the same distribution
     top_ids: Tensor  # [R, n] int64
     top_logprobs: Tensor  # [R, n] float32
+    on_device: Tensor | None = None  # [R] int64
+    wait: Callable[[], None] = nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +147,8 @@ class Ops(Protocol):
         self, q: Tensor, plan: Any, layer: int, scale: float, sliding_window: int | None
     ) -> Tensor:
         """Softmax attention of q [T, Q, D] over the rows' entries, read through the block tables
-        alone; causal among a row's new tokens. With `sliding_window` w, token at entry i reads
+        alone; causal among a row's new tokens, or along the ancestors of a token tree (not with a
+        window). With `sliding_window` w, token at entry i reads
         entries > i - w. Returns [T, Q, D]."""
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
@@ -166,4 +177,5 @@ class Ops(Protocol):
         """Draw a token for each row of logits [R, V] float32. `mask` is [R, ceil(V/32)] int32, bit
         set = allowed (little end first), or None; `seen` lists each row's token ids for the
         penalties; `bias` adds values to ids; `uniforms` [R] float64 in [0, 1) decide, row by row,
-        independently of the batch. Raises ValueError when a row's mask allows nothing."""
+        independently of the batch. Raises ValueError, here or in `Sampled.wait`, when a row's mask
+        allows nothing."""
