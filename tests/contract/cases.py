@@ -256,6 +256,7 @@ def sample_case(name: str, names: Sequence[str], masked: bool, biased: bool) -> 
         ]
         uniforms = torch.rand(count, generator=torch.manual_seed(22), dtype=torch.float64)
         got = ops.sample(logits, rows, mask, seen, bias, uniforms, 4)
+        got.wait()
         return {
             "token": got.token, "logprob": got.logprob, "entropy": got.entropy,
             "top_ids": got.top_ids, "top_logprobs": got.top_logprobs,

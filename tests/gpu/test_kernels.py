@@ -100,6 +100,7 @@ def test_sampling(vocabulary: int, spread: float) -> None:
             logits.to(CUDA), rows, None if masks is None else masks.to(CUDA), none, [None] * n,
             uniforms, 4,
         )  # fmt: skip
+        got.wait()
         want = CpuOps().sample(logits, rows, masks, none, [None] * n, uniforms, 4)
         # within rounding of the sum of float32 weights, a neighbour may be drawn
         differ = (got.token.cpu() != want.token).sum()
