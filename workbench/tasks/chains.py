@@ -16,7 +16,7 @@ LETTERS = "abcdefgh"
 
 
 def chain(
-    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int | None = None
+    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int = 0
 ) -> Problem:
     """Follow `level` links by tool: a key gives the next key and its label."""
     places = [*labels(level, rng, gaps, digits), END]
@@ -38,7 +38,7 @@ def _call(key: str, results: dict[str, dict[str, str]]) -> Call:
 
 
 def fetch(
-    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int | None = None
+    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int = 0
 ) -> Problem:
     """Run a program of `level` lines over five letters, a line a call."""
     places = [*labels(level, rng, gaps, digits), END]

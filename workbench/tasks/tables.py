@@ -16,7 +16,7 @@ NAMED = 3  # relations that a row of the graph names
 
 
 def join(
-    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int | None = None
+    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int = 0
 ) -> Problem:
     """Add the points of the buyers of `level` orders, modulo 10: orders name buyers, buyers have
     points."""
@@ -39,7 +39,7 @@ def join(
 
 
 def hops(
-    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int | None = None
+    level: int, rng: random.Random, gaps: Sequence[int] = (1, 2, 3), digits: int = 0
 ) -> Problem:
     """Answer a question of `level` hops over a graph of people: each hop names a relation, each
     person the people who stand in some of them."""
