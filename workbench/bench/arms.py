@@ -135,37 +135,16 @@ def few_shots(item: Item, chat: Callable[[Sequence[Mapping[str, str]]], list[int
     return chat([*messages, {"role": "user", "content": item.problem().prompt}])
 
 
-def slip(text: str, pieces: Sequence[Piece], is_tree: bool) -> str:
+def slip(text: str, pieces: Sequence[Piece]) -> str:
     """In what kind of piece a text first leaves the right one: thought, argument, conclusion,
     answer, structure; "end" where it only stops too early, "" where it never leaves it."""
-    at = 0
-    for place, piece in enumerate(pieces):
-        if not text.startswith(piece.text, at):
-            if text[at:] and not piece.text.startswith(text[at:]):
-                return _tree_role(pieces, place) if is_tree else _flat_role(pieces, place)
-            return "end"
-        at += len(piece.text)
+    at, role = 0, ""
+    for piece in pieces:
+        rest = text[at : at + len(piece.text)]
+        if rest != piece.text:
+            if piece.text.startswith(rest):
+                return "end"
+            runs_on = not piece.role and rest[0] != piece.text[0]  # content that should have ended
+            return piece.role or (runs_on and role) or "structure"
+        at, role = at + len(piece.text), piece.role
     return "" if at == len(text) else "structure"
-
-
-def _tree_role(pieces: Sequence[Piece], place: int) -> str:
-    if pieces[place].fed:
-        return "result"
-    if place < 2 or pieces[place - 1].text != '":"':
-        return "structure"
-    role = pieces[place - 2].text
-    return role if role in ("thought", "conclusion", "answer", "tool_name") else "argument"
-
-
-def _flat_role(pieces: Sequence[Piece], place: int) -> str:
-    before = pieces[place - 1].text if place else "\n"
-    after = pieces[place + 1].text if place + 1 < len(pieces) else ""
-    if pieces[place].fed:
-        return "result"
-    if before == "answer: ":
-        return "answer"
-    if before.endswith("("):
-        return "argument"
-    if before == "\n" or not place:
-        return "thought" if after == " " else "conclusion"
-    return "structure"

@@ -166,7 +166,7 @@ def _slip(text: str, problem: Problem, cell: Cell, finish: str) -> str:
     """Where a wrong run first left the right text. The base model was never taught that text."""
     if cell.arm.name == "base" or not problem.reasoning:
         return "too long" if finish == Finish.LENGTH else "answer"
-    return slip(text, pieces_of(problem, cell.arm), cell.arm.is_tree) or finish
+    return slip(text, pieces_of(problem, cell.arm)) or finish
 
 
 def read_rows(paths: Iterable[Path]) -> dict[str, Row]:

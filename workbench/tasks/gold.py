@@ -77,7 +77,7 @@ class Piece:
 
     `fed` pieces are put in by the runtime, or not to be learned. `opens` and `closes` mark the
     contents of a subtask list; `owner_closed` marks the brace after which the list of that task
-    may be pruned.
+    may be pruned. `role` is the field that content stands in, "" for structure.
     """
 
     text: str
@@ -85,6 +85,7 @@ class Piece:
     opens: bool = False
     closes: bool = False
     owner_closed: bool = False
+    role: str = ""
 
 
 def compact(value: Mapping[str, str]) -> str:
@@ -106,7 +107,7 @@ def tree_pieces(problem: Problem) -> Iterator[Piece]:
     yield Piece(',"')
     yield Piece("answer")
     yield Piece('":"')
-    yield Piece(problem.answer)
+    yield Piece(problem.answer, role="answer")
     yield Piece('"}')
 
 
@@ -114,7 +115,7 @@ def _task_pieces(task: Work) -> Iterator[Piece]:
     yield Piece('{"')
     yield Piece("thought")
     yield Piece('":"')
-    yield Piece(task.thought)
+    yield Piece(task.thought, role="thought")
     bare = True  # the string of the thought is still open: its quote joins the next separator
     if task.call:
         yield from _call_pieces(task.call)
@@ -133,7 +134,7 @@ def _task_pieces(task: Work) -> Iterator[Piece]:
     yield Piece('","' if bare else ',"')
     yield Piece("conclusion")
     yield Piece('":"')
-    yield Piece(task.conclusion)
+    yield Piece(task.conclusion, role="conclusion")
     yield Piece('"}', owner_closed=bool(task.subtasks))
 
 
@@ -144,19 +145,19 @@ def _call_pieces(call: Call) -> Iterator[Piece]:
     yield Piece('{"')
     yield Piece("tool_name")
     yield Piece('":"')
-    yield Piece(call.tool)
+    yield Piece(call.tool, role="tool_name")
     yield Piece('","')
     yield Piece("parameters")
     yield Piece('":')
     yield Piece('{"')
     yield Piece(call.parameter)
     yield Piece('":"')
-    yield Piece(call.argument, fed=call.slip)
+    yield Piece(call.argument, fed=call.slip, role="argument")
     yield Piece('"}', fed=call.slip)
     yield Piece(',"')
     yield Piece("tool_result")
     yield Piece('":')
-    yield Piece(compact(call.result), fed=True)
+    yield Piece(compact(call.result), fed=True, role="result")
     yield Piece("}")
 
 
@@ -165,23 +166,24 @@ def flat_pieces(problem: Problem) -> Iterator[Piece]:
     for task in problem.reasoning:
         yield from _flat_task(task)
     yield Piece("answer: ")
-    yield Piece(problem.answer)
+    yield Piece(problem.answer, role="answer")
 
 
 def _flat_task(task: Work) -> Iterator[Piece]:
     if task.call:
-        yield Piece(task.thought)
+        yield Piece(task.thought, role="thought")
         yield Piece(" ")
         yield Piece(f"{task.call.tool}(")
-        yield Piece(task.call.argument, fed=task.call.slip)
+        yield Piece(task.call.argument, fed=task.call.slip, role="argument")
         yield Piece(")=>", fed=task.call.slip)
-        yield Piece(compact(task.call.result), fed=True)
+        yield Piece(compact(task.call.result), fed=True, role="result")
         yield Piece("\n")
     elif task.told or not task.subtasks:
-        yield Piece(task.thought)
+        yield Piece(task.thought, role="thought")
         yield Piece("\n")
     for child in task.subtasks:
         yield from _flat_task(child)
     if task.call or not task.subtasks or task.conclusion != task.subtasks[-1].conclusion:
-        yield Piece(task.conclusion)  # else the line above says it already
+        # else the line above says it already
+        yield Piece(task.conclusion, role="conclusion")
         yield Piece("\n")

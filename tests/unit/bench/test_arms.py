@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.unit.session.fake_model import fake_session
 from workbench.bench.arms import ARMS, Cell, most_tokens, pieces_of, slip
 from workbench.bench.evaluate import Worker, cell_row, key_of, paired, read_rows
 from workbench.tasks.catalogue import FAMILIES, task
-from workbench.tasks.gold import flat_pieces, tree_pieces
+from workbench.tasks.gold import Piece, Problem, flat_pieces, tree_pieces
 
 TREE, FLAT = ARMS["tim"], ARMS["flat"]
 LONG = {"max_tokens": 40}  # the fake model ends no text by itself
@@ -26,9 +27,9 @@ def test_a_right_text_never_slips_and_a_cut_one_ends(family: str, arm: object) -
     problem = task(family, 7, 3)
     pieces = list(tree_pieces(problem) if arm is TREE else flat_pieces(problem))
     text = "".join(piece.text for piece in pieces)
-    assert slip(text, pieces, arm is TREE) == ""
+    assert slip(text, pieces) == ""
     for cut in random.Random(family).sample(range(len(text)), 20):
-        assert slip(text[:cut], pieces, arm is TREE) == "end"
+        assert slip(text[:cut], pieces) == "end"
 
 
 def test_a_slip_is_named_by_what_it_spoils() -> None:
@@ -41,17 +42,29 @@ def test_a_slip_is_named_by_what_it_spoils() -> None:
         at = text.index(before) + len(before)
         return text[:at] + "#" + text[at + 1 :]
 
-    assert slip(spoiled('"thought":"'), pieces, True) == "thought"
-    assert slip(spoiled('"parameters":{"id":"'), pieces, True) == "argument"
-    assert slip(spoiled('"conclusion":"'), pieces, True) == "conclusion"
-    assert slip(spoiled('"answer":"'), pieces, True) == "answer"
-    assert slip(text.replace("subtasks", "conclusion", 1), pieces, True) == "structure"
+    assert slip(spoiled('"thought":"'), pieces) == "thought"
+    assert slip(spoiled('"parameters":{"id":"'), pieces) == "argument"
+    assert slip(spoiled('"conclusion":"'), pieces) == "conclusion"
+    assert slip(spoiled('"answer":"'), pieces) == "answer"
+    assert slip(text.replace("subtasks", "conclusion", 1), pieces) == "structure"
     lines = list(flat_pieces(problem))
     flat = "".join(piece.text for piece in lines)
     first = flat.index("node(")
-    assert slip("#" + flat[1:], lines, False) == "thought"
-    assert slip(flat[: first + 5] + "#", lines, False) == "argument"
-    assert slip(flat[: flat.rindex("answer: ") + 8] + "#", lines, False) == "answer"
+    assert slip("#" + flat[1:], lines) == "thought"
+    assert slip(flat[: first + 5] + "#", lines) == "argument"
+    assert slip(flat[: flat.rindex("answer: ") + 8] + "#", lines) == "answer"
+
+
+@pytest.mark.parametrize("make", [tree_pieces, flat_pieces])
+def test_a_slip_without_a_call(make: Callable[[Problem], Iterator[Piece]]) -> None:
+    problem = task("robot", 5, 1)
+    pieces = list(make(problem))
+    text = "".join(piece.text for piece in pieces)
+    [one, *_] = [w for t in problem.reasoning for w in t.walk() if not w.subtasks]
+    assert slip(text.replace(one.thought, f"{one.thought[:-1]}#", 1), pieces) == "thought"
+    assert slip(text.replace(one.thought, f"{one.thought}#", 1), pieces) == "thought"
+    assert slip(text.replace(one.conclusion, f"{one.conclusion}#", 1), pieces) == "conclusion"
+    assert slip(text + "#", pieces) == "structure"
 
 
 def test_the_cap_leaves_room_for_every_right_text() -> None:
