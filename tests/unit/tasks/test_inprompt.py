@@ -9,13 +9,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.fakes import ByteTokenizer
 from tests.unit.tasks.followed import RULES, answer
 from workbench.engine.grammar import Vocabulary, allowed
 from workbench.engine.tree_grammar import TreeGrammar
 from workbench.tasks.gold import Problem, Work, flat_pieces, tree_pieces
-from workbench.tasks.inprompt import FAMILIES, LONG_LIST, training
+from workbench.tasks.inprompt import FAMILIES, LONG_LIST, PROCEDURES, training
+from workbench.tasks.procedures import follow
 from workbench.train.views import encode_gold, pruned_view
 
 NAMES = sorted(FAMILIES)
@@ -36,6 +39,27 @@ def test_answers_follow_from_the_prompt_alone(name: str) -> None:
         rng = random.Random(seed)
         for problem in (FAMILIES[name](30, rng), training(name, rng.randint(2, 12), rng)):
             assert answer(name, problem.prompt) == problem.answer
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    name=st.sampled_from(sorted(PROCEDURES)),
+    level=st.integers(1, 60),
+    spare=st.integers(0, 60),
+    digits=st.sampled_from([0, 3, 4]),
+    seed=st.integers(0, 10**6),
+)
+def test_spare_lines_change_nothing(
+    name: str, level: int, spare: int, digits: int, seed: int
+) -> None:
+    rng = random.Random(seed)
+    problem = follow(name, PROCEDURES[name], level, rng, spare=spare, digits=digits)
+    assert answer(name, problem.prompt) == problem.answer
+    listed = re.findall(r"^(\d+) ", problem.prompt.partition("Lines:\n")[2], re.MULTILINE)
+    assert len(listed) == level + spare and listed == sorted(set(listed))
+    said = [step.conclusion.partition(":")[0] for step in leaves(problem)]
+    at = listed.index(leaves(problem)[0].thought.split()[0])
+    assert said == [*listed[at + 1 : at + level], "end"]
 
 
 @pytest.mark.parametrize("name", NAMES)
