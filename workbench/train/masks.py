@@ -2,7 +2,8 @@
 
     key k is visible to query q  <=>  same document and k <= q < dead[k]
 
-Dense masks serve any device; `blocks` skips what no query sees, for compiled attention on CUDA.
+Dense masks serve any device. Compiled attention on CUDA takes block masks, made from the rule
+itself, and skips what no query sees.
 Axis letters: B rows, N tokens a row.
 """
 
@@ -11,9 +12,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 Mask = Tensor | BlockMask
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def dense(document: Tensor, dead: Tensor) -> Tensor:
@@ -26,15 +28,13 @@ def dense(document: Tensor, dead: Tensor) -> Tensor:
     return (same & causal & alive | itself)[:, None]
 
 
-def blocks(document: Tensor, dead: Tensor) -> BlockMask:
-    """The same as blocks of 128 by 128, with the rule itself for those that are seen in part."""
+def rule(document: Tensor, dead: Tensor) -> Rule:
+    """The same for one query and key, over tensors whose contents may change."""
 
-    def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (document[b, q] == document[b, k]) & (q >= k) & (q < dead[b, k]) | (q == k)
 
-    rows, length = document.shape
-    mask_mod: Callable[..., Tensor] = rule
-    return create_block_mask(mask_mod, rows, None, length, length, device=str(document.device))
+    return seen
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:

@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 
 from workbench.train.corpus import Batch
-from workbench.train.masks import Mask, blocks, dense
+from workbench.train.masks import Mask, Rule, dense, rule
 from workbench.train.net import TrainNet
 from workbench.train.views import NO_TARGET
 
@@ -38,9 +39,10 @@ class Step:
         self._inputs: dict[str, Tensor] = {}
         self._graph: torch.cuda.CUDAGraph | None = None
         self._loss = torch.zeros((), device=self.device)
-        self._mask: Callable[[Tensor, Tensor], Mask] = dense
+        self._rule: Rule | None = None
+        self._blocks: Callable[..., Mask] = create_block_mask
         if speed != "plain":
-            self._mask = torch.compile(blocks, dynamic=False)
+            self._blocks = torch.compile(create_block_mask, dynamic=False)
             net.one_layer = torch.compile(net.one_layer, dynamic=False)
 
     def __call__(self, batch: Batch, rate: float) -> Tensor:
@@ -82,11 +84,18 @@ class Step:
 
     def _forward(self) -> Tensor:
         given = self._inputs
-        mask = self._mask(given["document"], given["dead"])
         loss: Tensor = self.net(
-            given["ids"], given["positions"], mask, given["places"], given["wanted"]
+            given["ids"], given["positions"], self._mask(), given["places"], given["wanted"]
         )
         return loss
+
+    def _mask(self) -> Mask:
+        document, dead = self._inputs["document"], self._inputs["dead"]
+        if self.speed == "plain":
+            return dense(document, dead)
+        self._rule = self._rule or rule(document, dead)
+        rows, row = document.shape
+        return self._blocks(self._rule, rows, None, row, row, device=str(self.device))
 
     def _load(self, batch: Batch) -> None:
         flat = batch.targets.reshape(-1)
@@ -109,6 +118,7 @@ class Step:
             host = torch.from_numpy(column)
             if name not in self._inputs or self._inputs[name].shape != host.shape:
                 self._inputs[name] = host.to(self.device)
+                self._rule = None
             elif self.device.type == "cuda":
                 self._inputs[name].copy_(host.pin_memory(), non_blocking=True)
             else:

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from workbench.model.shape import ModelShape, Rope
 from workbench.train.corpus import Encoder, Mixture, batch_at
 from workbench.train.loop import Loop, Recipe
-from workbench.train.masks import blocks, dense
+from workbench.train.masks import dense, rule
 from workbench.train.net import LINEARS, LoraFacts, TrainNet
 from workbench.train.step import Step
 
@@ -134,12 +134,11 @@ def test_the_loop_learns_and_a_cut_run_goes_on_as_if_uncut(
         assert torch.equal(tensor, resumed.net.adapter()[name]), name
 
 
-def test_blocks_are_the_dense_mask() -> None:
+def test_the_rule_is_the_dense_mask() -> None:
     batch = batch_at(TREES, ascii_encoder(), 1536, seed=1, step=0)
     document, dead = torch.from_numpy(batch.document), torch.from_numpy(batch.dead)
-    rule = blocks(document, dead).mask_mod
     b, _, q, k = torch.meshgrid(*map(torch.arange, (2, 1, 768, 768)), indexing="ij")
-    assert torch.equal(rule(b, torch.zeros_like(b), q, k), dense(document, dead))
+    assert torch.equal(rule(document, dead)(b, torch.zeros_like(b), q, k), dense(document, dead))
 
 
 def test_rows_for_which_every_document_is_too_long() -> None:
