@@ -18,6 +18,8 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     verb.add_argument("--steps", type=int, help="fewer or more steps than the recipe's")
     verb.add_argument("--seconds", type=float, help="as many steps as fit in this time")
+    speeds = ("plain", "compiled", "graph")
+    verb.add_argument("--speed", choices=speeds, help="how a step runs; graph where CUDA is")
     verb.set_defaults(handler=run)
 
 
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     if args.resume and not (out / "state.pt").exists():
         raise Failure(f"a checkpoint was wanted in {out}, none is there; leave --resume out")
     workers = max(1, min(8, (os.cpu_count() or 2) - 2))
-    for row in train(recipe, out, args.resume, workers, args.seconds):
+    for row in train(recipe, out, args.resume, workers, args.seconds, args.speed):
         log(f"step {row.step}: {row.tokens / row.seconds:,.0f} tokens/s")
         figures = {"step": row.step, "loss": row.loss, "validation": row.validation}
         emit(figures) if args.json else log(str(figures))
