@@ -84,7 +84,7 @@ def extend_attention(
         LaunchPlan((plan.tiles.shape[0], kv_heads, 1), 32 * WARPS, shared_bytes(s)),
         q, k, v, out, plan.tables, plan.tiles, i32(plan.tables.shape[1]), i32(page_size),
         i32(page_log2(page_size)), i32(kv_heads), i32(heads // kv_heads),
-        f32(scale * math.log2(math.e)), i32(window or 0),
+        f32(scale * math.log2(math.e)), i32(window or 0), plan.ancestors,
     )  # fmt: skip
 
 
@@ -122,4 +122,5 @@ def _by_warpgroup(
         q, k, v, out, plan.tables, tiles, i32(work), i32(plan.tables.shape[1]), i32(page_size),
         i32(page_log2(page_size)), i32(kv_heads), i32(heads // kv_heads),
         f32(scale * math.log2(math.e)), i32(window or 0), plan.shared_list, part, lse,
+        plan.ancestors,
     )  # fmt: skip

@@ -119,7 +119,8 @@ def _launch(
     items = launch.items.shape[0]
     kernel("paged_attention", "paged_attention", q.device, ELEM=elem(q.dtype), **s)(
         LaunchPlan((blocks, 1, 1), 32 * WARPS, shared_bytes(dim, launch.width, s["STAGES"])),
-        q, k, v, out, plan.tables, launch.prefix, launch.items, launch.rows, plan.turns,
+        q, k, v, out, plan.tables, launch.prefix, launch.items, launch.rows,
+        plan.ancestors, plan.turns,
         scratch.floats(q.device, "partial", rows * dim),
         scratch.floats(q.device, "stats", rows * 2), part, lse,
         scratch.counters(q.device, "items", scratch.round_up(items * kv_heads)),

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels_cupy.errors import need
 from workbench.forward import ForwardBatch, Segment
 
 Ints = NDArray[np.int32]
@@ -25,8 +26,8 @@ WORTH = 16 << 20  # bytes of re-reading that a shared prefix must save
 
 @dataclass(slots=True)
 class Items:
-    """Work of one launch of paged_attention. Row records: token, first, limit, part, turn, 0,
-    0, 0.
+    """Work of one launch of paged_attention. Row records: token, first, limit, part, turn, tree
+    (the entry from which on its ancestors count; FAR: none), 0, 0.
     """
 
     items: list[Sequence[int]] = field(default_factory=list)
@@ -37,7 +38,8 @@ class Items:
         """Entries up to `stop` of the table's row, read by `rows` within their own bounds."""
         first = min(r[1] for r in rows)
         low = first // TILE * TILE
-        inner = (max(r[1] for r in rows), min(r[2] for r in rows))  # all rows read these
+        # all rows read these
+        inner = (max(r[1] for r in rows), min(min(r[2], r[5]) for r in rows))
         self.items.append((table, low, stop, len(self.rows), len(rows), *inner, 0))
         self.rows += rows
         self.tiles.append(-(-(stop - low) // TILE))
@@ -66,6 +68,7 @@ class AttentionPlan:
     merge_tokens: Tensor | None  # int32 [n] tokens with several parts
     merge_starts: Tensor | None  # int32 [n + 1]
     turns: Tensor | None  # float32 [shifts, D / 2, 2]
+    ancestors: Tensor | None  # int32 [T, 2]: low and high halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +125,13 @@ def draft(
             continue
         segments = batch.attached[row] if batch.attached else ()
         prefix = prefix_of.get(row)
-        limit0 = lens[row] - new + 1
+        limits, tree = _limits(batch, row, window)
         if new * group > NARROW and not segments:
-            _tiles(d, row, starts[row], new, limit0, group, block)
+            _tiles(d, row, starts[row], new, limits[0], group, block, tree)
             continue
         records = [
-            _record(starts[row] + j, _first(limit0 + j, window, prefix), limit0 + j)
-            for j in range(new)
+            _record(starts[row] + j, _first(limit, window, prefix), limit, tree=tree)
+            for j, limit in enumerate(limits)
         ]
         if segments or prefix is not None:
             _chunked(waiting, d.narrow, row, records, lens[row], NARROW // group)
@@ -179,7 +182,7 @@ def shared_prefixes(
 class HostPlan:
     """An `AttentionPlan` on the host: its arrays in a fixed order, and what they hold."""
 
-    arrays: tuple[Ints, ...]  # tables; items, rows, prefix a launch; tiles; shared; merges
+    arrays: tuple[Ints, ...]  # tables; items, rows, prefix a launch; tiles; shared; merges; trees
     widths: tuple[int, ...]  # of the launches
     parts: int = 0
     shifts: tuple[int, ...] = ()
@@ -195,7 +198,7 @@ class HostPlan:
         given = iter(tensors)
         tables = next(given)
         launches = tuple(ItemTables(w, next(given), next(given), next(given)) for w in self.widths)
-        tiles, shared_tiles, shared_list, tokens, starts = given
+        tiles, shared_tiles, shared_list, tokens, starts, ancestors = given
         return AttentionPlan(
             tables,
             launches,
@@ -206,6 +209,7 @@ class HostPlan:
             tokens if len(tokens) else None,
             starts if len(tokens) else None,
             turns([-s for s in self.shifts]) if self.shifts else None,
+            ancestors if len(ancestors) else None,
         )
 
 
@@ -221,6 +225,7 @@ def on_host(d: _Draft, batch: ForwardBatch, width: int = 1) -> HostPlan:
     arrays += [_ints(d.shared_tiles, 8), _ints(d.shared_list, 2)]
     arrays.append(np.array([t for t, _ in counts], dtype=np.int32))
     arrays.append(np.cumsum([0, *(n for _, n in counts)], dtype=np.int32))
+    arrays.append(_halves(batch.ancestors))
     parts = sum(n for _, n in counts)
     return HostPlan(tuple(arrays), tuple(w for w, _ in launches), parts, tuple(d.shifts))
 
@@ -237,11 +242,11 @@ def decodes(batch: ForwardBatch, window: int | None, width: int) -> HostPlan:
     items[:, 1], items[:, 2], items[:, 4] = lows, limits, 1
     items[:, 5] = rows[:, 1] = firsts
     items[:, 6] = rows[:, 2] = limits
-    rows[:, 3:5] = -1
+    rows[:, 3:5], rows[:, 5] = -1, FAR
     prefix = np.zeros(count + 1, dtype=np.int32)
     np.cumsum(-(-(limits - lows) // TILE), out=prefix[1:])
     none = (_ints([], 8), _ints([], 8), _ints([], 2))
-    empty = (np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int32))
+    empty = (np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int32), _ints([], 2))
     return HostPlan((_tables(batch, (), width), items, rows, prefix, *none, *empty), (NARROW,))
 
 
@@ -257,8 +262,20 @@ def split(flat: Tensor, arrays: Sequence[Ints]) -> list[Tensor]:
     return [p.view(a.shape) for p, a in zip(parts, arrays, strict=True)]
 
 
-def _record(token: int, first: int, limit: int, turn: int = -1) -> list[int]:
-    return [token, first, limit, -1, turn, 0, 0, 0]
+def _record(token: int, first: int, limit: int, turn: int = -1, tree: int = FAR) -> list[int]:
+    return [token, first, limit, -1, turn, tree, 0, 0]
+
+
+def _limits(batch: ForwardBatch, row: int, window: int | None) -> tuple[list[int], int]:
+    """Entries up to which each new token of a row reads, and where its tree of tokens begins (FAR:
+    it is none).
+    """
+    stop, new = int(batch.kv_lens[row]), int(batch.query_start[row + 1] - batch.query_start[row])
+    if batch.tree(row) is None:
+        return list(range(stop - new + 1, stop + 1)), FAR
+    need(window is None, "a token tree on layers without a sliding window", window)
+    need(new <= 64, "at most 64 tokens in a tree", new)
+    return [stop] * new, stop - new
 
 
 def _first(limit: int, window: int | None, prefix: Prefix | None) -> int:
@@ -268,10 +285,12 @@ def _first(limit: int, window: int | None, prefix: Prefix | None) -> int:
     return 0 if window is None else max(0, limit - window)
 
 
-def _tiles(d: _Draft, row: int, token0: int, new: int, limit0: int, group: int, block: int) -> None:
+def _tiles(
+    d: _Draft, row: int, token0: int, new: int, limit0: int, group: int, block: int, tree: int
+) -> None:
     for row0 in range(0, new * group, block):
         rows = min(block, new * group - row0)
-        d.tiles.append((row, token0, rows, row0, limit0, 0, 0, 0))
+        d.tiles.append((row, token0, rows, row0, limit0, 0, 0, tree))
 
 
 def _shared_tiles(
@@ -341,12 +360,19 @@ def _number_parts(d: _Draft, waiting: list[_Waiting]) -> None:
             w.items.add(w.table, w.records, w.stop)
         else:
             rows = len(w.records) * d.group
-            d.shared_tiles.append((w.table, len(d.shared_list), rows, 0, 0, w.start, w.stop, 0))
+            d.shared_tiles.append((w.table, len(d.shared_list), rows, 0, 0, w.start, w.stop, FAR))
             d.shared_list += [(r[0], r[3]) for r in w.records]
 
 
 def _ints(rows: Sequence[Sequence[int]], width: int) -> Ints:
     return np.array(rows, dtype=np.int32).reshape(-1, width)
+
+
+def _halves(ancestors: Tensor | None) -> Ints:
+    """int64 [T] as int32 [T, 2], low half first."""
+    if ancestors is None:
+        return _ints([], 2)
+    return np.ascontiguousarray(ancestors.numpy()).view(np.int32).reshape(-1, 2)
 
 
 def _tables(batch: ForwardBatch, extra: Sequence[Sequence[int]], width: int) -> Ints:

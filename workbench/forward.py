@@ -94,7 +94,9 @@ class ForwardBatch:
     K and V of every token are written to `slots` before anything is read, layer by layer. Token j
     of a row reads its row's entries 0 .. kv_lens[b] - (row's tokens) + j, through `block_tables`
     alone; entry e lies in slot `block_tables[b, e // page_size] * page_size + e % page_size`. With
-    `attached`, the row reads those segments too, whole. Index tensors live on the CPU; a backend
+    `attached`, the row reads those segments too, whole. With `ancestors`, a row whose tokens have
+    any is a tree of drafts: a token reads all entries before the row's new tokens, and of these
+    its ancestors alone. Index tensors live on the CPU; a backend
     moves them as it likes.
     """
 
@@ -106,6 +108,9 @@ class ForwardBatch:
     block_tables: Tensor  # [B, W] int64, unused places hold 0
     overrides: Sequence[Override] = ()  # per row; empty means PLAIN for all
     attached: Sequence[Sequence[Segment]] = ()  # per row; empty means none
+    ancestors: Tensor | None = None
+    """[T] int64: bit i of a token's is set when it reads the row's i-th new token, itself included;
+    0 throughout a row that is no tree. At most 64 new tokens in a row that is one."""
     vectors: Tensor | None = None  # [N, M] inputs that replace embeddings
     vector_rows: Tensor | None = None  # [N] int64, packed token indexes
     logit_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
@@ -115,6 +120,16 @@ class ForwardBatch:
     # l: the residual stream after layer l; -1: after the final norm
     hidden_layers: tuple[int, ...] = ()
     routing: bool = False  # report router choices (a net without experts reports none)
+    drawn: Tensor | None = None
+    """[T] int64 on the backend's device: token ids drawn there, in place of `token_ids`. Only for
+    a backend that is `ahead`."""
+
+    def tree(self, row: int) -> Tensor | None:
+        """`ancestors` of the row's tokens where the row is a tree."""
+        if self.ancestors is None:
+            return None
+        mine = self.ancestors[int(self.query_start[row]) : int(self.query_start[row + 1])]
+        return mine if bool(mine.any()) else None
 
     @property
     def tokens(self) -> int:
@@ -187,7 +202,11 @@ class NetFacts(Protocol):
 
 
 class Forward(Protocol):
-    """A net that can carry out a batch over a pool of its own kind."""
+    """A net that can carry out a batch over a pool of its own kind.
+
+    One whose calls return before the work is done, and that takes `ForwardBatch.drawn`, says so by
+    an attribute `ahead` that is true.
+    """
 
     name: str  # of the backend, as shown: "cpu fp32", "cpu int4", "cuda bf16", "numba q4" …
 

@@ -31,15 +31,19 @@
 #define KSTEPS (HEAD_DIM / 16)
 #define NTILES (N / 8)
 #define NEVER (-__int_as_float(0x7f800000))
+#define FAR 0x7fffffff
 
-struct Tile { int table, token0, rows, row0, limit0, unused[3]; };  // of query rows, see below
+struct Tile { int table, token0, rows, row0, limit0, unused[2], tree; };  // of query rows, see below
 
 // tile.token0: packed index of the request's first new token; row0: first query row of the tile (row =
-// token * group + head); rows: the tile's rows; limit0: entries that token 0 of the request reads
+// token * group + head); rows: the tile's rows; limit0: entries that token 0 of the request reads. A request that
+// is a token tree has its first new entry in `tree`, others FAR; all its tokens read limit0 entries but those that
+// their `ancestors` [T, 2] leave out from there on
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     extend_attention(const elem* __restrict__ q, const elem* __restrict__ k, const elem* __restrict__ v,
                      elem* __restrict__ out, const int* __restrict__ tables, const Tile* __restrict__ tiles,
-                     int table_width, int page_size, int page_log2, int kv_heads, int group, float scale_log2, int window) {
+                     int table_width, int page_size, int page_log2, int kv_heads, int group, float scale_log2, int window,
+                     const u32* __restrict__ ancestors) {
     DYNAMIC_SHARED(shared);
     __shared__ u32 offsets[4][N];
     elem* qs = reinterpret_cast<elem*>(shared);  // [BM, PITCH]
@@ -49,8 +53,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, heads = kv_heads * group;
     const Paging paging{page_size, page_log2};
     const int* table = tables + i64(tile.table) * table_width;
-    const int last_limit = tile.limit0 + (tile.row0 + tile.rows - 1) / group;  // of the tile's last token
-    const int first_limit = tile.limit0 + tile.row0 / group;
+    const bool causal = tile.tree == FAR;
+    const int last_limit = tile.limit0 + (causal ? (tile.row0 + tile.rows - 1) / group : 0);  // of the last token
+    const int first_limit = causal ? tile.limit0 + tile.row0 / group : tile.tree;
     const int begin = window > 0 ? max(0, first_limit - window) / N : 0;
     const int steps = (last_limit + N - 1) / N - begin;
     const Vec16* k16 = reinterpret_cast<const Vec16*>(k);
@@ -93,12 +98,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     issue(k16, ks, 0);  // the first group holds Q too
     issue(v16, vs, 0);
 
+    const auto row_of = [&](int m, int h) { return tile.row0 + (warp * M_TILES + m) * 16 + 8 * h + lane / 4; };
     int limit[M_TILES][2];
 #pragma unroll
     for (int m = 0; m < M_TILES; m++)
 #pragma unroll
         for (int h = 0; h < 2; h++)
-            limit[m][h] = tile.limit0 + (tile.row0 + (warp * M_TILES + m) * 16 + 8 * h + lane / 4) / group;
+            limit[m][h] = tile.limit0 + (causal ? row_of(m, h) / group : 0);
     float o[M_TILES][HEAD_DIM / 8][4] = {};
     float top[M_TILES][2], sum[M_TILES][2] = {};
 #pragma unroll
@@ -138,12 +144,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #pragma unroll
             for (int m = 0; m < M_TILES; m++)
 #pragma unroll
-                for (int n = 0; n < NTILES; n++)
+                for (int h = 0; h < 2; h++) {
+                    const int row = min(row_of(m, h), tile.row0 + tile.rows - 1), end = limit[m][h];
+                    const u64 read = causal ? 0 : ancestors_of(ancestors, tile.token0 + row / group);
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        const int e = e0 + n * 8 + 2 * (lane % 4) + i % 2, end = limit[m][i / 2];
-                        if (e >= end || (window > 0 && e < end - window)) s[m][n][i] = NEVER;
-                    }
+                    for (int n = 0; n < NTILES; n++)
+#pragma unroll
+                        for (int i = 0; i < 2; i++) {
+                            const int e = e0 + n * 8 + 2 * (lane % 4) + i;
+                            if (e >= end || (window > 0 && e < end - window) ||
+                                (e >= tile.tree && !(read >> (e - tile.tree & 63) & 1)))
+                                s[m][n][2 * h + i] = NEVER;
+                        }
+                }
         }
         u32 p[M_TILES][NTILES][2];
 #pragma unroll

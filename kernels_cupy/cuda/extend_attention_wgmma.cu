@@ -28,9 +28,10 @@
 #define HALF_TILE (N * 128)               // bytes of 128 rows x 64 elements
 #define TILE_BYTES (HEAD_DIM / 64 * HALF_TILE)
 #define NEVER (-__int_as_float(0x7f800000))
+#define FAR 0x7fffffff
 
 // as in extend_attention.cu; with PARTS token0 indexes `list`, and the entries are [begin, stop)
-struct Tile { int table, token0, rows, row0, limit0, begin, stop, unused; };
+struct Tile { int table, token0, rows, row0, limit0, begin, stop, tree; };
 struct Listed { int token, part; };
 
 struct Softmax {
@@ -40,12 +41,13 @@ struct Softmax {
 // turns scores into weights in place; row h of the lane is l/4 + 8h
 template <bool MASKED>
 __device__ __forceinline__ void soften(float (&s)[N / 2], Softmax& a, float scale_log2, int e0, const int (&limit)[2],
-                                       int window, int lane) {
+                                       int window, int tree, const u64 (&read)[2], int lane) {
     if (MASKED) {
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
-            const int e = e0 + i / 4 * 8 + 2 * (lane % 4) + i % 2, end = limit[i / 2 % 2];
+            const int h = i / 2 % 2, e = e0 + i / 4 * 8 + 2 * (lane % 4) + i % 2, end = limit[h];
             if (e >= end || (window > 0 && e < end - window)) s[i] = NEVER;
+            if (!PARTS && e >= tree && !(read[h] >> (e - tree & 63) & 1)) s[i] = NEVER;
         }
     }
 #pragma unroll
@@ -80,8 +82,9 @@ struct Work {  // a tile as its warpgroups see it
 #if PARTS
         first_limit = last_limit = tile.stop, begin = tile.begin / N;
 #else
-        last_limit = tile.limit0 + (tile.row0 + tile.rows - 1) / group;
-        first_limit = tile.limit0 + tile.row0 / group;
+        const bool causal = tile.tree == FAR;
+        last_limit = tile.limit0 + (causal ? (tile.row0 + tile.rows - 1) / group : 0);
+        first_limit = causal ? tile.limit0 + tile.row0 / group : tile.tree;
         begin = window > 0 ? max(0, first_limit - window) / N : 0;
 #endif
         steps = (last_limit + N - 1) / N - begin;
@@ -100,7 +103,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     extend_attention_wgmma(const elem* __restrict__ q, const elem* __restrict__ k, const elem* __restrict__ v,
                            elem* __restrict__ out, const int* __restrict__ tables, const Tile* __restrict__ tiles,
                            int all, int table_width, int page_size, int page_log2, int kv_heads, int group, float scale_log2,
-                           int window, const Listed* __restrict__ list, float* __restrict__ part, float* __restrict__ part_lse) {
+                           int window, const Listed* __restrict__ list, float* __restrict__ part, float* __restrict__ part_lse,
+                           const u32* __restrict__ ancestors) {
     DYNAMIC_SHARED(unaligned);
     __shared__ Barrier full_q, free_q, full_k[2], free_k[2], full_v[3], free_v[3];
     unsigned char* shared = aligned_shared(unaligned, 1024);
@@ -185,7 +189,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         int limit[2];
 #pragma unroll
         for (int h = 0; h < 2; h++)
-            limit[h] = PARTS ? w.last_limit : w.tile.limit0 + (w.tile.row0 + warp * 16 + 8 * h + lane / 4) / group;
+            limit[h] = PARTS || w.tile.tree != FAR ? w.last_limit
+                                                   : w.tile.limit0 + (w.tile.row0 + warp * 16 + 8 * h + lane / 4) / group;
         float o[HEAD_DIM / 2], s[N / 2];
 #pragma unroll
         for (int i = 0; i < HEAD_DIM / 2; i++) o[i] = 0.f;
@@ -203,10 +208,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         };
         const auto weigh = [&](int step) {
             const int e0 = (w.begin + step) * N;
-            if (e0 + N > w.first_limit || (!PARTS && window > 0 && e0 < w.last_limit - window))
-                soften<true>(s, a, scale_log2, e0, limit, window, lane);
-            else
-                soften<false>(s, a, scale_log2, e0, limit, window, lane);
+            u64 read[2] = {};
+            if (e0 + N > w.first_limit || (!PARTS && window > 0 && e0 < w.last_limit - window)) {
+                if (!PARTS && w.tile.tree != FAR) {
+#pragma unroll
+                    for (int h = 0; h < 2; h++) {
+                        const int r = min(warp * 16 + 8 * h + lane / 4, w.tile.rows - 1);
+                        read[h] = ancestors_of(ancestors, w.tile.token0 + (w.tile.row0 + r) / group);
+                    }
+                }
+                soften<true>(s, a, scale_log2, e0, limit, window, w.tile.tree, read, lane);
+            } else {
+                soften<false>(s, a, scale_log2, e0, limit, window, w.tile.tree, read, lane);
+            }
         };
         const auto pack = [&] {
 #pragma unroll

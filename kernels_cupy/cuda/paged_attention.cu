@@ -52,7 +52,7 @@
 #define NEVER (-__int_as_float(0x7f800000))
 
 struct Item { int table, lo, hi, row0, tokens, full_lo, full_hi, unused; };
-struct Row { int token, first, limit, part, turn, unused[3]; };
+struct Row { int token, first, limit, part, turn, tree, unused[2]; };  // tree: where its ancestors begin to count
 
 struct Work {  // the same for all blocks
     const elem *q, *k, *v;
@@ -179,10 +179,18 @@ struct Softmax {  // of the lane's query rows 8c + 2(l%4) + {0, 1}, over the ent
     float top[COLUMNS][2], sum[COLUMNS][2];
 };
 
+struct Bounds {  // what each row of an item reads
+    int first[ROWS], limit[ROWS], tree[ROWS];
+    u64 ancestors[ROWS];
+
+    __device__ __forceinline__ bool reads(int row, int e) const {
+        return e >= first[row] && e < limit[row] && (e < tree[row] || (ancestors[row] >> (e - tree[row] & 63) & 1));
+    }
+};
+
 template <bool MASKED>
 __device__ __forceinline__ void tile_step(const Work& w, const Warp& me, const u32 (&q)[COLUMNS][KSTEPS][2],
-                                          Softmax& a, const elem* stage, int e0, const int* first,
-                                          const int* limit) {
+                                          Softmax& a, const elem* stage, int e0, const Bounds& b) {
     float s[COLUMNS][4] = {};
     const int m = me.lane / 8;
 #pragma unroll
@@ -201,8 +209,8 @@ __device__ __forceinline__ void tile_step(const Work& w, const Warp& me, const u
             float x0 = s[c][r] * w.scale_log2, x1 = s[c][2 + r] * w.scale_log2;
             if (MASKED) {
                 const int row = 8 * c + 2 * (me.lane % 4) + r, e = e0 + me.lane / 4;
-                if (e < first[row] || e >= limit[row]) x0 = NEVER;
-                if (e + 8 < first[row] || e + 8 >= limit[row]) x1 = NEVER;
+                if (!b.reads(row, e)) x0 = NEVER;
+                if (!b.reads(row, e + 8)) x1 = NEVER;
             }
             float top = fmaxf(x0, x1);
             top = fmaxf(top, __shfl_xor_sync(FULL, top, 4));
@@ -311,12 +319,13 @@ __device__ __forceinline__ void merge_pieces(const Work& w, const Item& item, in
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attention(
     const elem* __restrict__ q, const elem* __restrict__ k, const elem* __restrict__ v, elem* __restrict__ out,
     const int* __restrict__ tables, const int* __restrict__ prefix, const Item* __restrict__ items,
-    const Row* __restrict__ rows, const float* __restrict__ turns, float* partial, float* stats,
+    const Row* __restrict__ rows, const u32* __restrict__ ancestors, const float* __restrict__ turns, float* partial, float* stats,
     float* part, float* part_lse, u32* counters, int item_count, int table_width, int page_size, int page_log2, int kv_heads,
     int group, float scale_log2) {
     DYNAMIC_SHARED(shared);
     __shared__ float tops[WARPS][ROWS], sums[WARPS][ROWS];
-    __shared__ int first[ROWS], limit[ROWS], is_last, at_item, found[5];
+    __shared__ Bounds bounds;
+    __shared__ int is_last, at_item, found[5];
     const Work w{q, k, v, out, tables, prefix, table_width, items, rows, turns, partial, stats, part, part_lse, counters,
                  {page_size, page_log2}, kv_heads, group, scale_log2};
     // the item where this lane starts: all candidates are loaded at once, since each load waited for costs
@@ -361,8 +370,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
         const int live = item.tokens * group;
         if (threadIdx.x < ROWS) {
             const Row& row = rows[item.row0 + (int(threadIdx.x) < live ? threadIdx.x / group : 0)];
-            first[threadIdx.x] = row.first;
-            limit[threadIdx.x] = int(threadIdx.x) < live ? row.limit : 0x7fffffff;
+            bounds.first[threadIdx.x] = row.first;
+            bounds.limit[threadIdx.x] = int(threadIdx.x) < live ? row.limit : 0x7fffffff;
+            bounds.tree[threadIdx.x] = int(threadIdx.x) < live ? row.tree : 0x7fffffff;
+            if (ancestors) bounds.ancestors[threadIdx.x] = ancestors_of(ancestors, row.token);
         }
         u32 queries[COLUMNS][KSTEPS][2];
         load_queries(w, item, me.head, me.lane, queries);
@@ -378,9 +389,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
             const int e0 = item.lo + (tile + t) * TILE + me.warp * 16;
             const elem* stage = me.stage + slot * STAGE;
             if (e0 >= item.full_lo && e0 + 16 <= item.full_hi)
-                tile_step<false>(w, me, queries, a, stage, e0, first, limit);
+                tile_step<false>(w, me, queries, a, stage, e0, bounds);
             else
-                tile_step<true>(w, me, queries, a, stage, e0, first, limit);
+                tile_step<true>(w, me, queries, a, stage, e0, bounds);
             slot = slot + 1 == STAGES ? 0 : slot + 1;
         }
 

@@ -116,6 +116,7 @@ class Paged:
     window: int | None = None
     rope: Rope = PLAIN_ROPE
     attached: bool = False  # each row reads the one before it, turned
+    trees: bool = False  # rows of 2 to 64 new tokens are trees: token i hangs on (i - 1) // 2
     fused: bool = False  # q, k, v are views of one tensor, as a fused projection leaves them
 
     def build(
@@ -147,6 +148,7 @@ class Paged:
             torch.tensor(slots), torch.tensor(starts), torch.tensor(lens),
             torch.tensor([t + [0] * (width - len(t)) for t in tables]),
             attached=self._segments(tables, lens),
+            ancestors=torch.tensor(self._ancestors()) if self.trees else None,
         )  # fmt: skip
         total = self.heads + 2 * self.kv_heads
         qkv = normal(19, len(slots), total, self.dim).to(device, dtype)
@@ -154,6 +156,15 @@ class Paged:
         if not self.fused:
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         return batch, pool, q, k, v
+
+    def _ancestors(self) -> list[int]:
+        masks: list[int] = []
+        for _, new in self.rows:
+            mine: list[int] = []
+            for i in range(new if 2 <= new <= 64 else 0):
+                mine.append(1 << i | (mine[(i - 1) // 2] if i > 1 else 0))
+            masks += mine or [0] * new
+        return masks
 
     def _segments(self, tables: list[list[int]], lens: list[int]) -> list[list[Segment]]:
         if not self.attached:
@@ -216,6 +227,8 @@ PAGED: dict[str, Paged] = {
     "attached": Paged(((6, 1), (9, 1), (0, 1)), 4, attached=True),
     "attached, many tokens": Paged(((6, 1), (3, 5), (0, 4), (8, 1)), 3, attached=True),
     "attached, window 3": Paged(((6, 1), (9, 1), (4, 3)), 4, attached=True, window=3),
+    "trees of tokens": Paged(((20, 7), (33, 1), (0, 5), (3, 40), (8, 2)), 4, trees=True),
+    "trees of tokens, attached": Paged(((6, 1), (9, 6), (4, 1)), 4, attached=True, trees=True),
     "attached, yarn": Paged(((6, 1), (9, 2)), 4, attached=True, rope=YARN),
 }
 

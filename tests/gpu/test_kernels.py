@@ -12,7 +12,7 @@ from kernels_cupy.launch import LaunchPlan, kernel
 from kernels_cupy.sample import sample
 from tests.unit.kernels import checks
 from tests.unit.kernels.cases import Step
-from tests.unit.kernels.test_emulated import DECODES, EXTENDS
+from tests.unit.kernels.test_emulated import DECODES, EXTENDS, TREES
 from workbench.ops.contract import SamplerRow
 from workbench.ops.cpu import CpuOps
 
@@ -50,6 +50,12 @@ def test_attention_of_random_steps(seed: int) -> None:
 def test_shared_prefix(dim: int, heads: int, kv_heads: int) -> None:
     rows = tuple((1, 700 + 37 * i) for i in range(21))
     checks.attention(Step(rows, heads, kv_heads, dim, 16, prefix=640), dim, CUDA, share=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", TREES)
+def test_token_trees(case: Step, seed: int) -> None:
+    checks.attention(case, seed, CUDA)
 
 
 @pytest.mark.parametrize("dim", [64, 128])

@@ -180,4 +180,6 @@ def unserved(shape: ModelShape, batch: ForwardBatch, adapters: Collection[str]) 
         return f"hidden_layers must lie in -1 to {shape.layers - 1}, got {batch.hidden_layers}"
     if any(batch.attached) and any(shape.sliding):  # nobody says how far back others stand
         return "attach is not served on a net with sliding windows; take one without"
+    if batch.ancestors is not None and any(shape.sliding):
+        return "token trees are not served on a net with sliding windows; take one without"
     return None

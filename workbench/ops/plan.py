@@ -144,7 +144,9 @@ class StepPlan:
         slots, shifts = self._row_slots(row, start)
         n, attached = len(slots), len(slots) - (length - start)
         narrow = window is not None and length - start > window
-        causal = not attached and not narrow and (before == 0 or self._in_blocks(new))
+        tree = self.batch.tree(row)
+        plain = not attached and not narrow and tree is None
+        causal = plain and (before == 0 or self._in_blocks(new))
         mask = None
         if not causal:
             mine = torch.arange(before, length)[:, None]  # entry of each new token
@@ -152,6 +154,9 @@ class StepPlan:
             seen = entry <= mine
             if window is not None:
                 seen &= entry > mine - window
+            if tree is not None:
+                seen = entry < before
+                seen = seen | (tree[:, None] >> (entry - before).clamp_min(0) & 1).bool()
             seen = torch.cat([torch.ones(new, attached, dtype=torch.bool), seen], 1)
             mask = self._mask(seen[None, None])
         return Read(

@@ -95,15 +95,20 @@ class ReferenceOps:
             new = starts[row + 1] - starts[row]
             pages = batch.block_tables[row].tolist()
             attached = batch.attached[row] if batch.attached else ()
+            tree, before = batch.tree(row), int(batch.kv_lens[row]) - new
             for j in range(new):
-                entry = int(batch.kv_lens[row]) - new + j
+                entry = before + j
                 first = 0 if sliding_window is None else max(0, entry - sliding_window + 1)
-                own = Segment(pages, first, entry + 1, 0)
+                own = [Segment(pages, first, entry + 1, 0)]
+                if tree is not None:
+                    read = [before + i for i in range(new) if int(tree[j]) >> i & 1]
+                    own = [Segment(pages, e, e + 1, 0) for e in read]
+                    own.insert(0, Segment(pages, 0, before, 0))
                 for head in range(q.shape[1]):
                     t = starts[row] + j
                     kv_head = head // group
                     out[t, head] = self._read(
-                        q[t, head], kv_head, (*attached, own), plan, layer, scale
+                        q[t, head], kv_head, (*attached, *own), plan, layer, scale
                     )
         return out
 

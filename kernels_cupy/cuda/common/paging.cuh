@@ -2,6 +2,11 @@
 #pragma once
 #include "common/ptx.cuh"
 
+// a token's ancestors in its tree, of halves [T, 2]: bit i is set where it reads the request's i-th new token
+__device__ __forceinline__ u64 ancestors_of(const u32* halves, int token) {
+    return u64(halves[2 * token]) | u64(halves[2 * token + 1]) << 32;
+}
+
 struct Paging {
     int size, log2;  // log2 < 0: the page size is no power of two
 

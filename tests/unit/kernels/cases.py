@@ -23,6 +23,7 @@ class Step:
     window: int | None = None
     prefix: int = 0  # whole pages of entries that all rows share
     attached: tuple[tuple[int, int, int, int], ...] = ()  # reader, other row, stop, shift
+    trees: tuple[int, ...] = ()  # rows whose new tokens are a random tree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +70,21 @@ def make(case: Step, seed: int, device: str = "cpu") -> Made:
         kv_lens=torch.tensor(lens),
         block_tables=tables,
         attached=attached if case.attached else (),
+        ancestors=_ancestors(case, g) if case.trees else None,
     )
     q = torch.randn(tokens, case.heads, case.dim, generator=g) * 2
     inv_freq = 10000.0 ** (-torch.arange(0, case.dim, 2).float() / case.dim)
     put = [x.to(device, case.dtype) for x in (keys, values, q)]
     return Made(batch, put[0], put[1], put[2], inv_freq.to(device))
+
+
+def _ancestors(case: Step, g: torch.Generator) -> Tensor:
+    """Each token of a tree hangs on an earlier one, or on what lies before the tree."""
+    masks: list[int] = []
+    for row, (new, _) in enumerate(case.rows):
+        mine: list[int] = []
+        for i in range(new):
+            parent = int(torch.randint(-1, i, (1,), generator=g)) if i else -1
+            mine.append(1 << i | (mine[parent] if parent >= 0 else 0))
+        masks += mine if row in case.trees else [0] * new
+    return torch.tensor([m - (1 << 64) if m >> 63 else m for m in masks])

@@ -32,6 +32,13 @@ EXTENDS = [
 ]
 
 
+TREES = [
+    Step(((5, 70), (1, 90), (3, 3)), 2, 2, 64, 16, trees=(0, 2)),  # items
+    Step(((20, 140), (9, 9), (2, 40)), 8, 2, 128, 8, trees=(0, 1)),  # tiles
+    Step(((64, 200),), 2, 1, 64, 1, torch.float16, trees=(0,)),
+]
+
+
 @pytest.mark.parametrize("case", DECODES)
 def test_decode(case: Step) -> None:
     checks.attention(case, 1, "cpu")
@@ -55,6 +62,18 @@ def test_shared_prefix_is_read_once_and_merged(
     monkeypatch.setattr(launch, "EMULATE_WGMMA", by_warpgroup)
     case = Step(((1, 400), (1, 310), (1, 270)), 8, 2, 64, 16, prefix=256)
     checks.attention(case, 4, "cpu", share=True)
+
+
+@pytest.mark.parametrize("by_warpgroup", [False, True])
+@pytest.mark.parametrize("case", TREES)
+def test_token_trees(case: Step, by_warpgroup: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "EMULATE_WGMMA", by_warpgroup)
+    checks.attention(case, 6, "cpu")
+
+
+def test_a_tree_of_too_many_tokens_is_named() -> None:
+    with pytest.raises(KernelError, match="at most 64 tokens in a tree"):
+        checks.attention(Step(((65, 65),), 2, 1, 64, 16, trees=(0,)), 6, "cpu")
 
 
 def test_attached_segments_turn_the_query() -> None:

@@ -36,6 +36,10 @@ def attention(
             limit = int(batch.kv_lens[row]) - (stop - token) + 1
             first = max(0, limit - window) if window else 0
             entries = torch.arange(first, limit)
+            if (tree := batch.tree(row)) is not None:
+                before, mine = int(batch.kv_lens[row]) - (stop - start), int(tree[token - start])
+                read = [before + i for i in range(stop - start) if mine >> i & 1]
+                entries = torch.tensor([*range(before), *read])
             slots = _slots(batch.block_tables[row], entries, page_size).to(q.device)
             k, v = [keys[slots]], [values[slots]]
             for s in batch.attached[row] if batch.attached else ():
