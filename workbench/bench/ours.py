@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from workbench.engine.engine import Engine
 from workbench.engine.protocols import Until
@@ -52,7 +52,7 @@ class Ours:
         self.branch: Branch | None = None
 
     @classmethod
-    def load(cls, name: str, weights: str, dtype: str, pages: int, **options: Any) -> "Ours":
+    def load(cls, name: str, weights: str, dtype: str, pages: int, **options: Any) -> Self:
         backend = options.pop("backend", "auto")
         model = load_model(name, weights=weights, dtype=dtype, backend=backend)
         return cls(model, pages, **options)

@@ -53,7 +53,12 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--rows", type=Path, metavar="F.jsonl", help="a row a problem; goes on there")
     verb.add_argument("--slots", type=int, help="runs in the batch at once (64 on a GPU, else 8)")
     verb.add_argument("--jobs", type=int, default=1, help="processes that share the problems")
-    verb.add_argument("--seconds", type=float, default=math.inf, help="what runs then is given up")
+    verb.add_argument(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="what still runs then is given up; 0: tell the rows only",
+    )
     verb.add_argument("--list", action="store_true", help="only tell the tasks and their levels")
     verb.add_argument("--share", default="0/1", help=argparse.SUPPRESS)  # a worker's, of --jobs
     engine_options(verb)
@@ -149,6 +154,9 @@ def worker(
     out = args.rows if workers == 1 else part(args.rows, place)
     rows = read_rows([args.rows, out]) if args.rows else {}
     known = dict(rows)
+    mine = [item for item in in_order(plan) if share_of(item) % workers == place]
+    if args.seconds == 0 or all(item.key in known for item in mine):
+        return rows
     session = open_session(args, None, record=False, record_top=0, max_rows=slots(args))
     hand = Worker(
         session, slots(args), known, out, args.seconds,
@@ -156,7 +164,6 @@ def worker(
     )  # fmt: skip
     progress = Progress()
     try:
-        mine = [item for item in in_order(plan) if share_of(item) % workers == place]
         for row in hand.carry_out(mine):
             rows[key_of(row)] = row
             progress.show(
