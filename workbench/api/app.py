@@ -18,7 +18,7 @@ from workbench.api.errors import ApiError, unauthorized
 from workbench.api.gate import Gate
 from workbench.api.live import Completion
 from workbench.api.plan import models
-from workbench.session import Session
+from workbench.session import Run, Session
 from workbench.tools import Tool
 
 MAX_BODY = 8 << 20  # bytes
@@ -37,8 +37,14 @@ class Api:
     ) -> None:
         self.session, self.tools = session, tuple(tools)
         self.gate = Gate(parallel or session.settings.max_rows, queue)
+        self.runs: set[Run] = set()
         self.started = int(time.time())
         self.fingerprint = f"workbench-{session.model.name}"
+
+    def cut(self) -> None:
+        """End what runs: its clients are told."""
+        for run in self.runs:
+            run.cancel()
 
     async def chat(self, request: Request) -> Response:
         return Completion(self, read_request(await body_of(request)))

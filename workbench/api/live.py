@@ -96,6 +96,7 @@ class Completion(Response):
             listener=flow.listener,
         )
         run.future.add_done_callback(flow.ended)
+        self.api.runs.add(run)
         try:
             async for batch in flow.items():
                 told: list[Delta] = []
@@ -107,6 +108,7 @@ class Completion(Response):
                 yield told
         finally:
             run.cancel()
+            self.api.runs.discard(run)
             session.runs.remove(run)
 
     def _teller(self, ready: Plan) -> Teller:

@@ -14,6 +14,7 @@ from workbench.engine.protocols import Sampler
 from workbench.model.errors import ModelError
 from workbench.reasoning import Strategy, make_strategy, strategies
 from workbench.session import Session
+from workbench.session.context import make_budget
 from workbench.tools import Tool
 
 
@@ -158,6 +159,7 @@ def _strategy(asked: ChatRequest, seed: int, offered: Sequence[Tool]) -> Plan:
             params[name] = value
     try:
         strategy = make_strategy(extension.strategy, params)
+        make_budget(extension.budget or {})
     except ValueError as error:
         raise ApiError(f"workbench: {error}", "workbench") from error
     prompt = question(asked.messages)

@@ -65,39 +65,40 @@ def serve_app(args: argparse.Namespace) -> None:
 
 def serve_api(args: argparse.Namespace) -> None:
     from workbench import open_workbench
-    from workbench.api.app import Api, make_app
-    from workbench.api.serve import Endpoint
+    from workbench.api.app import Api
+    from workbench.api.serve import Endpoint, bind
 
     tools = tools_of(args.tools)
     token = args.token
     if token is None and not loopback(args.host):
         token = secrets.token_urlsafe(24)  # others can reach it: never open by default
+    told = {"token": token} if token != args.token else {}
+    try:
+        bound = bind(args.host, args.port)
+    except OSError as error:
+        raise Failure(
+            f"the address {args.host}:{args.port} was wanted: {error.strerror or error};"
+            " choose another with --host and --port"
+        ) from error
     signal.signal(signal.SIGTERM, ended)
     log(f"loading {args.model}")
-    with open_workbench(
-        model=args.model,
-        backend=args.backend,
-        weights=args.weights,
-        dtype=args.dtype,
-        pages=args.pages,
-        page_size=args.page_size,
-        window=args.window,
-        trace=args.trace,
-        record=args.trace is not None,
-        record_top=MOST_ALTERNATIVES,
-    ) as session:
+    with (
+        bound,
+        open_workbench(
+            model=args.model,
+            backend=args.backend,
+            weights=args.weights,
+            dtype=args.dtype,
+            pages=args.pages,
+            page_size=args.page_size,
+            window=args.window,
+            trace=args.trace,
+            record=args.trace is not None,
+            record_top=MOST_ALTERNATIVES,
+        ) as session,
+    ):
         api = Api(session, tools=tools, parallel=args.parallel, queue=args.queue)
-        told = {"token": token} if token != args.token else {}
-        try:
-            endpoint = Endpoint(
-                make_app(api, token), args.host, args.port, lambda url: announce(url, told, args)
-            )
-        except OSError as error:
-            raise Failure(
-                f"the address {args.host}:{args.port} was wanted: {error.strerror or error};"
-                " choose another with --host and --port"
-            ) from error
-        endpoint.run()
+        Endpoint(api, bound, token=token, ready=lambda url: announce(url, told, args)).run()
 
 
 def announce(url: str, told: dict[str, Any], args: argparse.Namespace) -> None:

@@ -351,3 +351,16 @@ def test_a_pass_that_raises_fails_its_branches_and_the_engine_goes_on() -> None:
         await b.engine.decode(branch, until=greedy(3))
 
     drive(b, work())
+
+
+def test_a_stop_raised_after_its_letter_was_read_costs_one_pass_at_most() -> None:
+    """`put` hands the letter in, then raises the stop: the engine may read between the two."""
+    b = bench()
+
+    async def work() -> list[int]:
+        branch = await b.engine.open([1, 2, 3], request=b.request)
+        b.engine.inbox.stop.set()  # its letter is gone already
+        [decoded] = await b.engine.decode(branch, until=Until(max_tokens=3, eos=False))
+        return list(decoded.tokens)
+
+    assert len(drive(b, work())) == 3
