@@ -57,7 +57,7 @@ def replay(
     def make(places: list[Tensor]) -> Callable[[], Outputs]:
         return _launches(places, hosts, pool, rotary, recipe, len(indexes))
 
-    return graphs.run(key, arrays, make)
+    return graphs.run(key, arrays, make, batch.drawn)
 
 
 def _plan(

@@ -55,6 +55,7 @@ class _Step:
     """One shape: its buffer, the launches over it, and their graph once it has one."""
 
     buffer: Tensor
+    places: list[Tensor]
     run: Callable[[], Outputs]
     uses: int = 0
     replay: Callable[[], None] | None = None
@@ -93,20 +94,26 @@ class Graphs:
         key: Hashable,
         arrays: Sequence[NDArray[Any]],
         make: Callable[[list[Tensor]], Callable[[], Outputs]],
+        drawn: Tensor | None = None,
     ) -> Outputs:
         """The outputs of the step of this shape over `arrays`, valid until the next run. `make`
-        is called once a shape, with the arrays' places on the device, and gives the launches."""
+        is called once a shape, with the arrays' places on the device, and gives the launches.
+        `drawn` replaces the first row of the first array."""
         step = self._steps.get(key)
         if step is None:
             step = self._new(key, arrays, make)
         self._steps.move_to_end(key)
         self._staging.send(arrays, step.buffer)
+        if drawn is not None:
+            step.places[0][0].copy_(drawn)
         if step.replay is None and not step.refused and step.uses >= self._seen:
             self._record(step)
         step.uses += 1
         if step.replay is None:
             self.counts.eager += 1
-            return step.run()
+            outputs = step.run()
+            self._room_for(outputs[0])  # not first asked for during a capture
+            return outputs
         self.counts.replayed += 1
         step.replay()
         return step.outputs
@@ -123,7 +130,8 @@ class Graphs:
             self._steps.popitem(last=False)
             self.counts.evicted += 1
         buffer = torch.empty(room(arrays), dtype=torch.uint8, device=self.device)
-        self._steps[key] = step = _Step(buffer, make(places(buffer, arrays)))
+        views = places(buffer, arrays)
+        self._steps[key] = step = _Step(buffer, views, make(views))
         return step
 
     def _record(self, step: _Step) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from workbench.commands import Command
+from workbench.engine.ahead import Ahead
 from workbench.engine.errors import (
     BadArgument,
     StepFailed,
@@ -99,6 +100,7 @@ class Engine:
         self.inbox = Inbox()
         self.control = Control(self)
         self.ledger = Ledger(self)
+        self.ahead = Ahead(self, bool(getattr(forward, "ahead", False)))
         self.on_command: CommandHandler | None = None  # obeys what the engine itself does not
         self.on_cancel: Callable[[RequestId], None] | None = None  # its branches went already
 
@@ -118,10 +120,12 @@ class Engine:
         """Obey what has arrived and run one pass. False when there was nothing to run."""
         self.control.obey()
         if self.control.paused:
+            self.ahead.drop()
             return False
         self.began = self.t()
         choice = choose(self)
         if choice.empty:
+            self.ahead.drop()
             return False
         flight = launch(self, choice)
         if flight is None:

@@ -215,7 +215,9 @@ def launch(engine: "Engine", choice: Choice) -> Flight | None:
     began = engine.clock()
     try:
         with torch.no_grad():
-            output = engine.forward(packed.batch, memory.pool, engine.pulse)
+            output = engine.ahead.take(packed)
+            if output is None:
+                output = engine.forward(packed.batch, memory.pool, engine.pulse)
     except Abandoned:
         engine.control.abandoned = True
         return None
@@ -294,8 +296,12 @@ def _draw(engine: "Engine", jobs: list[Generate], flight: Flight) -> float:
     else:
         logits = torch.stack(rows)
     try:
-        draws = draw(engine.sample, jobs, logits, engine.record_top).land()
+        drawing = draw(engine.sample, jobs, logits, engine.record_top)
+        engine.ahead.launch(jobs, drawing.sampled)
+        draws = drawing.land()
+        engine.ahead.landed(draws)
     except Exception as error:
+        engine.ahead.drop()
         return _draw_apart(engine, jobs, rows, error)
     for job, row in zip(jobs, draws.rows, strict=True):
         settle_draw(engine, job, row)

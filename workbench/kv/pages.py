@@ -79,6 +79,14 @@ class PageTable:
         self.peak = max(self.peak, self.held)
         return Reserved(pages)
 
+    def peek(self, n: int) -> list[int]:
+        """The pages that `n` reservations would take now, one after the other; as many as there
+        are."""
+        taken = [heappop(self._free) for _ in range(min(n, len(self._free)))]
+        for page in taken:
+            heappush(self._free, page)
+        return taken
+
     def share(self, page: int) -> int:
         """One more reference to a held or cached page. Returns the count."""
         count = self.refcount[page]

@@ -78,6 +78,7 @@ class Decoder:
     ) -> None:
         self.name, self.ops, self.dtype, self.device = name, ops, dtype, device
         self.sample = ops.sample  # where the logits lie
+        self.ahead = device.type == "cuda"
         self.facts: NetFacts = shape
         self._make_pool = make_pool
         self.adapters: dict[str, Adapter] = {}
@@ -154,7 +155,8 @@ class Decoder:
         return ForwardOutput(logits, {}, _routing(sparse, *results[1:]))
 
     def _embed(self, batch: ForwardBatch) -> Tensor:
-        x = F.embedding(batch.token_ids.to(self.device), self._net.embedding)  # [T, M]
+        ids = batch.token_ids if batch.drawn is None else batch.drawn
+        x = F.embedding(ids.to(self.device), self._net.embedding)  # [T, M]
         if batch.vectors is not None and batch.vector_rows is not None:
             x[batch.vector_rows.to(self.device)] = batch.vectors.to(self.device, x.dtype)
         return x

@@ -75,6 +75,7 @@ class Model:
         )  # fmt: skip
         self.shape = opened.shape
         self.name, self.facts = net.name, net.facts
+        self.ahead = bool(getattr(net, "ahead", False))
         self.sample: Any = getattr(net, "sample", CpuOps().sample)  # draws where the logits lie
 
     @property
