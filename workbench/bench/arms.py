@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench.tasks.catalogue import task
 from workbench.tasks.gold import Piece, Problem, flat_pieces, tree_pieces
-from workbench.tools import Lookup
+from workbench.tools import Faulty, Lookup, Tool
 
 SHOTS = (3, 5)  # levels of the worked problems that `base` is shown
 SLACK = 1.25  # of the tokens of a right output, after which a run that went astray is ended
@@ -21,6 +21,7 @@ INSTRUCTION = (
     "Work line by line, as in the examples. Write NAME(ARGUMENT)=> to call a tool; its result is"
     " put in for you. End with 'answer: ' and the answer alone."
 )
+FAULTS = "faults"  # a cell's parameter that is the evaluation's own, not the strategy's
 Encode = Callable[[str], Sequence[int]]
 
 
@@ -47,13 +48,13 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """`n` problems of a seed each, one family, one level, one arm."""
+    """`n` problems of each of the `seeds`, one family, one level, one arm."""
 
     task: str
     level: int
     arm: Arm
     n: int
-    seeds: int = 1
+    seeds: tuple[int, ...] = (0,)
     params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,12 +66,12 @@ class Cell:
         """As a plan names it."""
         return {
             "task": self.task, "level": self.level, "arm": self.arm.name, "n": self.n,
-            "seeds": self.seeds, "params": dict(self.params),
+            "seeds": list(self.seeds), "params": dict(self.params),
         }  # fmt: skip
 
     def items(self, seed: int | None = None) -> "Iterator[Item]":
         """All, or those of one seed."""
-        for one in range(self.seeds) if seed is None else (seed,):
+        for one in self.seeds if seed is None else (seed,):
             for place in range(self.n):
                 yield Item(self, one, place)
 
@@ -96,10 +97,13 @@ class Item:
         return task(self.cell.task, self.cell.level, self.seed * 100_003 + self.place)
 
 
-def tools_for(problem: Problem) -> list[Lookup]:
+def tools_for(item: Item, problem: Problem) -> list[Tool]:
+    """The problem's tool; the parameter `faults` is the share of its calls that fail."""
     if not problem.tool:
         return []
-    return [Lookup(problem.results, name=problem.tool, parameter=problem.parameter)]
+    tool = Lookup(problem.results, name=problem.tool, parameter=problem.parameter)
+    share = float(item.cell.params.get(FAULTS, 0))
+    return [Faulty(tool, share, seed=item.place) if share else tool]
 
 
 def pieces_of(problem: Problem, arm: Arm) -> list[Piece]:
@@ -113,8 +117,10 @@ def params_for(item: Item, problem: Problem, encode: Encode, peak: int | None) -
     if arm.name == "window":
         assert peak is not None, "a window's size is the tree's peak"
         params["peak"] = peak
+    retries = 1 / (1 - float(params.pop(FAULTS, 0)))
     if problem.reasoning:
-        params.setdefault("max_tokens", most_tokens(pieces_of(problem, arm), encode))
+        most = most_tokens(pieces_of(problem, arm), encode)
+        params.setdefault("max_tokens", int(retries * most))
     return params
 
 

@@ -108,7 +108,7 @@ class Worker:
             problem.prompt,
             strategy=item.cell.arm.strategy,
             seed=item.seed,
-            tools=[*self.tools, *tools_for(problem)],
+            tools=[*self.tools, *tools_for(item, problem)],
             budget=self.budget,
             ids=shown,
             **params,

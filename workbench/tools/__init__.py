@@ -4,6 +4,7 @@ from pathlib import Path
 
 from workbench.tools.calculator import Calculator
 from workbench.tools.contract import Outcome, Tool, ToolError, invoke
+from workbench.tools.faulty import Faulty
 from workbench.tools.function import python_function
 from workbench.tools.lookup import Lookup
 from workbench.tools.sandbox import Python
@@ -11,6 +12,7 @@ from workbench.tools.search import Search
 
 __all__ = [
     "Calculator",
+    "Faulty",
     "Lookup",
     "Outcome",
     "Python",

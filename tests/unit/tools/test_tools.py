@@ -11,6 +11,7 @@ import pytest
 
 from workbench.tools import (
     Calculator,
+    Faulty,
     Lookup,
     Outcome,
     Python,
@@ -225,3 +226,19 @@ def test_threads_end_with_their_group() -> None:
     )
     outcome = call(Python(seconds=1.0), {"code": code})
     assert not outcome.ok and outcome.seconds < 5
+
+
+def test_a_faulty_tool_fails_in_its_share_and_the_same_way_for_a_seed() -> None:
+    lookup = Lookup({"4821": {"next": "9"}}, name="row", parameter="id")
+
+    def outcomes(seed: int) -> list[str]:
+        tool = Faulty(lookup, 0.3, seed)
+        return [call(tool, {"id": "4821"}).text for _ in range(200)]
+
+    one = outcomes(1)
+    failed = [json.loads(text)["error"] for text in one if "error" in text]
+    assert outcomes(1) == one != outcomes(2)
+    assert 35 <= len(failed) <= 85 and one.count('{"next":"9"}') == 200 - len(failed)
+    assert any("busy" in why for why in failed) and any("nothing under" in why for why in failed)
+    with pytest.raises(ToolError, match="a share from 0"):
+        Faulty(lookup, 1.0)
