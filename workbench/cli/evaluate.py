@@ -109,7 +109,7 @@ def tell_tasks(as_json: bool) -> None:
 
 def cells(args: argparse.Namespace) -> "list[Any]":
     """The plan, in the order of its importance."""
-    from workbench.bench.arms import ARMS, Arm, Cell
+    from workbench.bench.arms import ARMS, FAULTS, Arm, Cell
     from workbench.reasoning import make_strategy
     from workbench.tasks.catalogue import task
 
@@ -117,9 +117,12 @@ def cells(args: argparse.Namespace) -> "list[Any]":
         arm = one["arm"]
         known = ARMS.get(arm) or Arm(arm, arm)
         params = one.get("params", {})
-        make_strategy(known.strategy, {**known.params, **params})
+        given = {k: v for k, v in params.items() if k != FAULTS}
+        make_strategy(known.strategy, {**known.params, **given})
         task(one["task"], one["level"], 0)
-        return Cell(one["task"], one["level"], known, one["n"], one.get("seeds", 1), params)
+        seeds = one.get("seeds", 1)
+        draws = tuple(range(seeds) if isinstance(seeds, int) else seeds)
+        return Cell(one["task"], one["level"], known, one["n"], draws, params)
 
     if args.plan:
         try:
@@ -188,9 +191,9 @@ def in_order(plan: Sequence[Any]) -> "Iterator[Any]":
     """A seed of every cell, then the next one: an evaluation that is cut short has whole tables of
     fewer problems. Items that two cells share come once."""
     seen: set[str] = set()
-    for seed in range(max(cell.seeds for cell in plan)):
+    for seed in sorted({seed for cell in plan for seed in cell.seeds}):
         for cell in plan:
-            for item in cell.items(seed) if seed < cell.seeds else ():
+            for item in cell.items(seed) if seed in cell.seeds else ():
                 if item.key not in seen:
                     seen.add(item.key)
                     yield item
@@ -260,7 +263,7 @@ def summed(
 
     for cell in plan:
         asked = [item for item in cell.items() if item.key in rows]
-        for seed in range(cell.seeds):
+        for seed in cell.seeds:
             of_seed = [rows[item.key] for item in asked if item.seed == seed]
             if of_seed:
                 yield cell_row(cell, seed, of_seed, model, jobs)

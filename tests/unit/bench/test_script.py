@@ -1,6 +1,7 @@
 """Scripts say what a run says, and the naive way holds what the engine holds."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_a_client_asks_once_a_call_and_once_for_the_answer() -> None:
     problem = task("chain", 5, 1)
     asked = list(rounds(flat_pieces(problem), bytes_of))
     assert len(asked) == problem.steps + 1
-    for (history, said), (longer, _) in zip(asked, asked[1:], strict=False):
+    for (history, said), (longer, _) in pairwise(asked):
         assert longer[: len(history) + len(said)] == history + said
     end, said = asked[-1]
     text = bytes(end + said).decode()

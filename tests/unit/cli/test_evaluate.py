@@ -1,0 +1,81 @@
+"""Plans: read, ordered, shared out among workers, told as rows."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.cli import evaluate
+from workbench.cli.main import parser
+from workbench.cli.output import Failure
+
+
+def asked(*words: str) -> argparse.Namespace:
+    return parser().parse_args(["eval", *words])
+
+
+def plan_of(tmp_path: Path, cells: Any) -> list[Any]:
+    file = tmp_path / "plan.json"
+    file.write_text(cells if isinstance(cells, str) else json.dumps(cells))
+    return evaluate.cells(asked(f"--plan={file}"))
+
+
+def test_all_four_arms_by_one_word() -> None:
+    plan = evaluate.cells(asked("--arms=all", "--task=fetch", "--level=9", "--param=threshold=1"))
+    assert [cell.arm.name for cell in plan] == ["tim", "flat", "window", "base"]
+    assert [dict(cell.params) for cell in plan] == [{"threshold": 1}, {}, {}, {}]
+
+
+def test_a_plan_goes_seed_by_seed_and_asks_nothing_twice(tmp_path: Path) -> None:
+    cell = {"task": "chain", "level": 3, "arm": "tim", "n": 2, "seeds": 2}
+    other = {"task": "chain", "level": 4, "arm": "flat", "n": 1, "seeds": [1]}
+    items = list(evaluate.in_order(plan_of(tmp_path, [cell, other, {**cell, "n": 3}])))
+    told = [(item.seed, item.cell.level, item.place) for item in items]
+    assert told == [
+        (0, 3, 0), (0, 3, 1), (0, 3, 2), (1, 3, 0), (1, 3, 1), (1, 4, 0), (1, 3, 2),
+    ]  # fmt: skip
+
+
+def test_workers_share_problems_and_not_arms(tmp_path: Path) -> None:
+    cells = [
+        {"task": "chain", "level": 3, "arm": arm, "n": 40, "seeds": 3} for arm in ("tim", "window")
+    ]
+    workers: dict[int, set[tuple[str, str]]] = {}
+    for item in evaluate.in_order(plan_of(tmp_path, cells)):
+        worker = workers.setdefault(evaluate.share_of(item) % 4, set())
+        worker.add((item.cell.arm.name, item.problem_key))
+    assert sorted(workers) == [0, 1, 2, 3]
+    assert sum(map(len, workers.values())) == 240
+    for found in workers.values():
+        assert {k for arm, k in found if arm == "tim"} == {k for arm, k in found if arm != "tim"}
+
+
+def test_parts_are_gathered(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("a\n")
+    for place in range(2):
+        evaluate.part(rows, place).write_text(f"{place}\n")
+    evaluate.gather(rows, [evaluate.part(rows, place) for place in range(3)])
+    assert rows.read_text() == "a\n0\n1\n"
+    assert list(tmp_path.iterdir()) == [rows]
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ("[{", "a JSON list of cells"),
+        ([{"task": "chain", "arm": "tim", "n": 1}], "level"),
+    ],
+)
+def test_a_plan_that_is_none_is_refused(tmp_path: Path, cells: Any, told: str) -> None:
+    with pytest.raises(Failure, match=told):
+        plan_of(tmp_path, cells)
+
+
+def test_unknown_arms_and_parameters_are_refused() -> None:
+    with pytest.raises(Failure, match="'tree' came"):
+        evaluate.cells(asked("--arms=tim,tree"))
+    with pytest.raises(ValueError, match="threshold"):
+        evaluate.cells(asked("--param=treshold=1"))
