@@ -13,7 +13,7 @@ from pathlib import Path
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 SHARE_OF_MEMORY = 0.25  # of what is free, for the KV pool, where nobody says how many pages
-WINDOWS = 2  # full windows that a pool of automatic size holds
+WINDOWS = 2  # full windows that a pool of automatic size holds; on a GPU, one a row of the batch
 
 
 class SettingsError(ValueError):
@@ -28,6 +28,7 @@ class Machine:
     free_bytes: int
     cuda_devices: int
     cupy: bool
+    device_bytes: int = 0  # memory of the first CUDA device
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +89,16 @@ def fit(
         pages = asked.pages
         reasons.append(f"pages: {pages} of {asked.page_size} tokens (asked for)")
     else:
-        wanted = -(-WINDOWS * window // asked.page_size)
-        room = int(machine.free_bytes * SHARE_OF_MEMORY) // (bytes_per_token * asked.page_size)
+        on_device = asked.backend in ("cuda", "torch-cuda") and machine.device_bytes > 0
+        windows = asked.max_rows if on_device else WINDOWS
+        memory = machine.device_bytes if on_device else machine.free_bytes
+        wanted = -(-windows * window // asked.page_size)
+        room = int(memory * SHARE_OF_MEMORY) // (bytes_per_token * asked.page_size)
         pages = max(1, min(wanted, room))
-        why = f"{WINDOWS} windows" if pages == wanted else f"{SHARE_OF_MEMORY:.0%} of free memory"
+        whose = "the device's" if on_device else "free"
+        why = (
+            f"{windows} windows" if pages == wanted else f"{SHARE_OF_MEMORY:.0%} of {whose} memory"
+        )
         size = pages * asked.page_size * bytes_per_token / 2**20
         reasons.append(f"pages: {pages} of {asked.page_size} tokens ({why}; {size:.0f} MiB)")
     return replace(asked, window=window, pages=pages, reasons=tuple(reasons))
@@ -105,6 +112,7 @@ def this_machine() -> Machine:
         else os.cpu_count() or 1,
         free_bytes=_free_bytes(),
         cuda_devices=_cuda_devices(),
+        device_bytes=_device_bytes(),
         cupy=importlib.util.find_spec("cupy") is not None,
     )
 
@@ -120,11 +128,24 @@ def _free_bytes() -> int:
 
 def _cuda_devices() -> int:
     """Asked of the driver itself, so that nothing heavy is loaded."""
+    driver = _driver()
+    count = ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _device_bytes() -> int:
+    driver = _driver()
+    device, total = ctypes.c_int(0), ctypes.c_size_t(0)
+    if driver is None or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return 0
+    return total.value if driver.cuDeviceTotalMem_v2(ctypes.byref(total), device) == 0 else 0
+
+
+def _driver() -> ctypes.CDLL | None:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+        return None
+    return driver if driver.cuInit(0) == 0 else None

@@ -28,6 +28,11 @@ def test_window_and_pages_follow_the_model() -> None:
     small = Machine(2, 64 << 20, 0, False)
     tight = fit(Settings(), native_window=8192, bytes_per_token=23_040, machine=small)
     assert tight.pages == (16 << 20) // (23_040 * 16) and "free memory" in tight.reasons[-1]
+    gpu = Machine(2, 64 << 20, 1, True, device_bytes=80 << 30)
+    roomy = fit(
+        resolve(Settings(max_rows=64), gpu), native_window=8192, bytes_per_token=23_040, machine=gpu
+    )
+    assert roomy.pages == 64 * 8192 // 16 and "64 windows" in roomy.reasons[-1]
     given = fit(
         Settings(window=1024, pages=7), native_window=8192, bytes_per_token=1, machine=PLAIN
     )
