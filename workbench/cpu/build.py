@@ -19,6 +19,7 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 import numba
+from llvmlite import ir
 
 from workbench.cpu.isa import Isa
 
@@ -88,7 +89,7 @@ def _fetch(isa: Isa, half: bool, say: Say, folder: Path) -> Built:
     code, note = _read(path)
     seconds = 0.0
     if code is None:
-        say(f"cpu: {note}; compiling the step for {isa.name}, once, about 20 s …")
+        say(f"cpu: {note}; compiling the step for {isa.name}, once, about 10 s …")
         start = time.perf_counter()
         code = emit_object(isa, half)
         seconds = time.perf_counter() - start
@@ -102,13 +103,28 @@ def _fetch(isa: Isa, half: bool, say: Say, folder: Path) -> Built:
     return Built(isa, half, call, key, seconds, kept, note, engine)
 
 
-def optimised_ir(isa: Isa, half: bool) -> str:
-    """The step's module in LLVM's text form, optimised, its entry named SYMBOL."""
+def step_ir(half: bool) -> str:
+    """The step without its kernels in LLVM's text form, optimised, its entry named SYMBOL."""
     from workbench.cpu.step import make  # numba's compiler is not needed when the cache serves
 
-    callback = make(isa, half)
+    callback = make(half)
     text: str = callback.inspect_llvm()
     return text.replace(callback._wrapper_name, SYMBOL)
+
+
+def _kernels(isa: Isa, half: bool, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+    """All kernels of the step, optimised."""
+    from workbench.cpu.step import kernels
+
+    source = ir.Module("workbench_kernels")
+    source.triple, source.data_layout = machine.triple, str(machine.target_data)
+    for kernel in kernels(half).values():
+        kernel.define(source, isa)
+    module = llvm.parse_assembly(str(source))
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    return module
 
 
 def _machine() -> llvm.TargetMachine:
@@ -121,14 +137,11 @@ def _machine() -> llvm.TargetMachine:
 
 
 def emit_object(isa: Isa, half: bool) -> bytes:
-    code: bytes = _machine().emit_object(llvm.parse_assembly(optimised_ir(isa, half)))
+    machine = _machine()
+    module = llvm.parse_assembly(step_ir(half))
+    module.link_in(_kernels(isa, half, machine))
+    code: bytes = machine.emit_object(module)
     return code
-
-
-def emit_assembly(isa: Isa, half: bool) -> str:
-    """The machine code as text, to be looked at."""
-    text: str = _machine().emit_assembly(llvm.parse_assembly(optimised_ir(isa, half)))
-    return text
 
 
 def _engine(code: bytes) -> llvm.ExecutionEngine:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit
 from numba.core import types
@@ -23,6 +24,7 @@ PTR = ir.PointerType()
 
 compiled: Any = njit(error_model="numpy", boundscheck=False)  # plain loops around kernels
 
+UNUSED = 64  # numba wants an address for each name in code that we only read, and never run there
 Value = Any  # llvmlite values carry no useful static types
 
 
@@ -207,14 +209,9 @@ class Kernel:
 
     def define(self, module: ir.Module, isa: Isa) -> ir.Function:
         """The kernel as a function of `module`, emitted at its first use there."""
-        name = f"workbench_{self.name}"
-        known = module.globals.get(name)
-        if known is not None:
-            return known
-        result = _IR_KIND[self.returns] if self.returns else ir.VoidType()
-        params = [I64 if kind == "p" else _IR_KIND[kind] for kind in self.kinds]
-        fn = ir.Function(module, ir.FunctionType(result, params), name)
-        fn.linkage = "linkonce_odr"
+        fn = self._declare(module)
+        if not fn.is_declaration:
+            return fn
         for attribute in ("noinline", "nounwind"):
             fn.attributes.add(attribute)
         for key, value in _target(isa).items():
@@ -230,13 +227,27 @@ class Kernel:
         builder.ret(out) if self.returns else builder.ret_void()
         return fn
 
-    def callable(self, isa: Isa) -> Any:
-        """What numba code calls."""
+    @property
+    def symbol(self) -> str:
+        return f"workbench_{self.name}"
+
+    def _declare(self, module: ir.Module) -> ir.Function:
+        known = module.globals.get(self.symbol)
+        if known is not None:
+            return known
+        result = _IR_KIND[self.returns] if self.returns else ir.VoidType()
+        params = [I64 if kind == "p" else _IR_KIND[kind] for kind in self.kinds]
+        return ir.Function(module, ir.FunctionType(result, params), self.symbol)
+
+    def callable(self) -> Any:
+        """What numba code calls: a name, whose code is linked in when all is compiled. With the
+        code itself numba would optimise it again in every function above."""
+        llvm.add_symbol(self.symbol, UNUSED)
         kinds = [_NUMBA_KIND[kind] for kind in self.kinds]
         result = _NUMBA_KIND[self.returns] if self.returns else types.void
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-            got = builder.call(self.define(builder.module, isa), args)
+            got = builder.call(self._declare(builder.module), args)
             return got if self.returns else context.get_dummy_value()
 
         names = ", ".join(f"a{n}" for n in range(len(kinds)))

@@ -1,6 +1,7 @@
 """The whole step as numba sees it: phases over tokens, tiles and heads, with barriers between them.
 
-Factories return functions bound to one instruction set's kernels. Work is cut by thread number
+Factories return functions that call kernels by name; which instruction set's those are is decided
+when the step is linked. Work is cut by thread number
 alone and no sum is ever cut, so the result does not depend on the number of threads. A token
 belongs to one thread for everything that concerns its row alone; a tile of sixteen outputs to one
 thread for all tokens.
@@ -14,8 +15,7 @@ from numba.core import types
 
 from workbench.cpu import attend, dispatch, dots, memory, rows
 from workbench.cpu import fields as f
-from workbench.cpu.emit import compiled
-from workbench.cpu.isa import Isa
+from workbench.cpu.emit import Kernel, compiled
 from workbench.cpu.memory import put_word, real, word
 from workbench.cpu.step_attention import attend_phase, store_phase
 from workbench.cpu.step_experts import PLAIN, experts_phase
@@ -24,9 +24,9 @@ PANEL, RECORD, ROWS, COLS = dots.PANEL, dots.RECORD, dots.ROWS, dots.COLS
 SIGNATURE = types.int64(types.int64, types.int64, types.int64, types.int64)
 
 
-def kernels(isa: Isa, half: bool) -> SimpleNamespace:
-    """The set's kernels, callable from numba; `half`: the pool holds halves, else floats."""
-    named = {
+def kernels(half: bool) -> dict[str, Kernel]:
+    """Every kernel that a step calls; `half`: the pool holds halves, else floats."""
+    return {
         "rms_norm": rows.RMS_NORM, "quantise": rows.QUANTISE, "rope": rows.ROPE,
         "silu_mul": rows.SILU_MUL, "axpy": rows.AXPY, "copy": rows.COPY, "zero": rows.ZERO,
         "shrink": rows.SHRINK, "expand": rows.EXPAND, "softmax": attend.SOFTMAX,
@@ -34,16 +34,16 @@ def kernels(isa: Isa, half: bool) -> SimpleNamespace:
         "embed": dispatch.EMBED, "scores": dispatch.scores(half), "values": dispatch.values(half),
         "store_kv": attend.store_kv(half), "route": rows.ROUTE, "clip": rows.CLIP,
     }  # fmt: skip
-    return SimpleNamespace(**{name: kernel.callable(isa) for name, kernel in named.items()})
 
 
-def make(isa: Isa, half: bool) -> Any:
-    """The step for one set: a numba C callback of (plan address, thread, first layer, last + 1).
+def make(half: bool) -> Any:
+    """The step, its kernels by name only: a numba C callback of (plan address, thread, first layer,
+    last + 1).
 
     The call with first 0 makes the inputs, the one whose last is the plan's RUN the logits. Returns
     0, or 1 when the stop flag was seen at the start of a layer.
     """
-    k = kernels(isa, half)
+    k = SimpleNamespace(**{name: kernel.callable() for name, kernel in kernels(half).items()})
     k.meet = _meet(k)
     k.prepare, k.tile = _prepare(k), _tile(k)
     k.linear = _linear(k)

@@ -182,8 +182,9 @@ def test_arm_products_use_sdot() -> None:
     assert "fmla" in text or "fmadd" in text
 
 
-def test_plain_products_are_vectors() -> None:
-    text = assembly(dots.product(dots.Q4_1, 1), isa.named("plain"), "x86_64-unknown-linux-gnu", "")
+@pytest.mark.parametrize("form", dots.FORMS, ids=lambda f: f.name)
+def test_plain_products_are_vectors(form: dots.Form) -> None:
+    text = assembly(dots.product(form, 1), isa.named("plain"), "x86_64-unknown-linux-gnu", "")
     assert "pmullw" in text or "pmaddwd" in text
     assert "imul" not in text.replace("imulq", "")  # addresses alone are multiplied one by one
 

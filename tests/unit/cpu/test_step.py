@@ -85,6 +85,16 @@ def test_threads_change_nothing(some: NumbaForward) -> None:
         crew.close()
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3 moe"])
+def test_the_plain_step_of_any_cpu(name: str) -> None:
+    """Loops without one special instruction: the same values, rounded elsewhere by chance."""
+    packed, ids = nets.net(name, "q4"), nets.tokens(40)
+    plain = NumbaForward(packed, instructions="plain")
+    got = Paged(plain, 16).all_logits(ids, [40])
+    near(got, Oracle(packed).logits(ids))
+    assert torch.equal(Paged(plain, 7).all_logits(ids, [9, 1, 1, 29]), got)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_random_batches(llama: NumbaForward, seed: int) -> None:
     """Mixed prompts and decode rows in any page order, everything else poisoned."""
@@ -106,6 +116,51 @@ def test_random_batches(llama: NumbaForward, seed: int) -> None:
                 got[rows.index(row)].append(part)
     for ids, parts in zip(streams, got, strict=True):
         near(torch.cat(parts), oracle.logits(ids))
+
+
+@pytest.mark.parametrize("name", ["qwen3 moe", "mixtral", "olmoe"])
+def test_router_choices(name: str) -> None:
+    """As the definition gives them, layer by layer; the same in any batch."""
+    packed, ids = nets.net(name), nets.tokens(30)
+    forward, oracle = NumbaForward(packed, threads=2), Oracle(packed)
+    oracle.logits(ids)
+    paged = Paged(forward, 16)
+    rows = [paged.row(nets.tokens(11, seed=5)), paged.row(ids), paged.row(nets.tokens(2, seed=6))]
+    routing = paged.step([(row, len(row.ids)) for row in rows], routing=True).routing
+    lone = Paged(forward, 5)
+    alone = lone.step([(lone.row(ids), 30)], routing=True).routing
+    moe = packed.shape.moe
+    assert moe is not None
+    assert [r.layer for r in routing] == [n for n, sparse in enumerate(moe.layers) if sparse]
+    for r, one in zip(routing, alone, strict=True):
+        assert r.experts.shape == r.weights.shape == (43, moe.k)
+        assert torch.equal(r.experts[11:41], one.experts)
+        assert torch.equal(r.weights[11:41], one.weights)
+        experts, weights = oracle.routed[r.layer]
+        same = (one.experts == experts).all(-1)  # an int8 step may turn a near tie
+        assert same.float().mean() > 0.9
+        torch.testing.assert_close(one.weights[same], weights[same], atol=0.02, rtol=0)
+    forward.close()
+
+
+def test_of_equal_experts_the_first_are_chosen() -> None:
+    packed = nets.net("mixtral")
+    for layer in range(3):
+        packed.vector(f"{layer}.router")[:] = 0
+    paged = Paged(NumbaForward(packed), 16)
+    for r in paged.step([(paged.row(nets.tokens(9)), 9)], routing=True).routing:
+        assert (r.experts == torch.tensor([0, 1])).all()
+        assert (r.weights == 0.5).all()
+
+
+def test_poison_reaches_the_experts() -> None:
+    paged = Paged(NumbaForward(nets.net("olmoe")), 16)
+    row = paged.row(nets.tokens(20))
+    paged.step([(row, 19)])
+    paged.pool.poison(torch.tensor([row.pages[0] * 16 + 3]))
+    out = paged.step([(row, 1)], routing=True)
+    assert out.logits.isnan().all()
+    assert ((out.routing[1].experts >= 0) & (out.routing[1].experts < 8)).all()
 
 
 def test_poison_is_seen(llama: NumbaForward) -> None:
