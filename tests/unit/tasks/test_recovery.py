@@ -6,6 +6,9 @@ import random
 
 import pytest
 
+from tests.fakes import ByteTokenizer
+from workbench.engine.grammar import Vocabulary
+from workbench.engine.tree_grammar import ToolShape, TreeGrammar, TreeShape
 from workbench.tasks import task
 from workbench.tasks.gold import Problem, Work, flat_pieces, tree_pieces
 from workbench.tasks.recovery import AGAIN, TRANSIENT, with_faults
@@ -63,3 +66,16 @@ def test_only_slips_and_results_are_masked(name: str) -> None:
         assert len(results) == broken.steps
         assert [t for t in masked if not t.startswith("{") and t != closing] == slips
         assert masked.count(closing) == len(slips)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gold_with_failed_calls_is_a_tree_that_the_grammar_allows(name: str) -> None:
+    _, broken = faulty(name, 0.2)
+    shape = ToolShape(broken.tool, Lookup({}, parameter=broken.parameter).parameters)
+    bytes_ = ByteTokenizer()
+    v = Vocabulary([bytes_.bytes_of(i) for i in range(257)], frozenset({bytes_.end}), bytes_.encode)
+    matcher = TreeGrammar(v, TreeShape((shape,), max_depth=24)).matcher()
+    text = "".join(piece.text for piece in tree_pieces(broken))
+    for token in v.encode(text + "<end>"):
+        matcher.consume(token)
+    assert matcher.finished and json.loads(text)["answer"] == broken.answer
