@@ -21,10 +21,11 @@ WORDS = ("amber", "birch", "cedar", "delta", "ember", "flint", "grove", "haven",
 
 
 class Labels:
-    """Three-digit labels, each used once."""
+    """Labels of three digits, each used once; of four where more than 900 are wanted."""
 
     def __init__(self, rng: random.Random, count: int) -> None:
-        self._free = [str(n) for n in rng.sample(range(100, 1000), min(count, 900))]
+        low = 100 if count <= 900 else 1000
+        self._free = [str(n) for n in rng.sample(range(low, 10 * low), min(count, 9 * low))]
 
     def take(self) -> str:
         return self._free.pop()
