@@ -10,7 +10,7 @@ nothing was stored. For backends that draw where they compute (`Forward.ahead`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -112,8 +112,8 @@ class Ahead:
         output = guess.output
         if len(rows) == guess.batch.rows:
             return output
-        routing = [Routing(r.layer, r.experts[rows], r.weights[rows]) for r in output.routing]
-        return ForwardOutput(output.logits[_index(rows, output.logits)], {}, routing)
+        logits = output.logits[_index(rows, output.logits)]
+        return ForwardOutput(logits, {}, _Some(output.routing, rows))
 
     def _goes_on(self, job: Generate) -> bool:
         """Nothing known now ends the decode with the token being drawn."""
@@ -153,6 +153,20 @@ class Ahead:
         if any(branch.override is not PLAIN for branch in branches):
             batch.overrides = [branch.override for branch in branches]
         return batch
+
+
+class _Some(Sequence[Routing]):
+    """Router choices of some rows, looked up when somebody asks."""
+
+    def __init__(self, routing: Sequence[Routing], rows: list[int]) -> None:
+        self._routing, self._rows = routing, rows
+
+    def __len__(self) -> int:
+        return len(self._routing)
+
+    def __getitem__(self, index: Any) -> Any:
+        r = self._routing[index]
+        return Routing(r.layer, r.experts[self._rows], r.weights[self._rows])
 
 
 def _index(rows: list[int], like: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.forward import ForwardBatch, ForwardOutput, NetFacts, Pool, Routing
+from workbench.forward import ForwardBatch, ForwardOutput, NetFacts, Pool
 from workbench.kv.layout import KVLayout
 from workbench.kv.pool import TorchPool
 from workbench.ops.contract import HeadNorm, Linear, Ops, Recipe, Replays, Rotary
 
+from .landing import Landing
 from .lora import Adapter, load_adapter
 from .overrides import StepOverrides, plain_decode, resolve
 from .shape import ModelShape, unserved
@@ -152,7 +153,7 @@ class Decoder:
         if len(results) == 1 or moe is None:
             return ForwardOutput(logits)
         sparse = [index for index, is_sparse in enumerate(moe.layers) if is_sparse]
-        return ForwardOutput(logits, {}, _routing(sparse, *results[1:]))
+        return ForwardOutput(logits, {}, Landing(sparse, *results[1:]))
 
     def _embed(self, batch: ForwardBatch) -> Tensor:
         ids = batch.token_ids if batch.drawn is None else batch.drawn
@@ -240,7 +241,7 @@ class Decoder:
         if not taken.routed:
             return ForwardOutput(logits, taken.hidden)
         sparse, experts, weights = zip(*taken.routed, strict=True)
-        routing = _routing(sparse, torch.stack(experts), torch.stack(weights))
+        routing = Landing(sparse, torch.stack(experts), torch.stack(weights))
         return ForwardOutput(logits, taken.hidden, routing)
 
     def _final(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -262,9 +263,3 @@ class Decoder:
     def load_adapter(self, name: str, path: Path) -> None:
         """Load a PEFT directory under `name`, for `Override(adapter=name)`. Raises ModelError."""
         self.adapters[name] = load_adapter(name, path, self._shape, self.dtype, self.device)
-
-
-def _routing(layers: Sequence[int], experts: Tensor, weights: Tensor) -> tuple[Routing, ...]:
-    """[layers, T, k] each, on the host in one copy each."""
-    experts, weights = experts.cpu(), weights.cpu()
-    return tuple(Routing(layer, experts[i], weights[i]) for i, layer in enumerate(layers))
