@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels_cupy.attention import attention, plan_attention
-from kernels_cupy.bench_rows import DIM, HEADS, KV_HEADS, Bench, tried
+from kernels_cupy.bench_rows import DIM, HEADS, KV_HEADS, Bench, agree, tried
+from kernels_cupy.launch import multiprocessors
 from kernels_cupy.plan import shared_prefixes
 from kernels_cupy.timing import copies, graph_time
 from workbench.forward import ForwardBatch
@@ -55,9 +56,24 @@ def decode(b: Bench) -> Iterator[dict[str, Any]]:
             ]
             us = graph_time(calls)
             floor = b.ceilings.floor(size)
+            paged = tried({"Triton, paged": partial(_triton_decode, q, pools, tables, lens, page)})
             shape = f"{rows} x {lens}, page {page}"
-            yield b.row("decode attention", shape, us, floor, peers, bytes=size)
+            yield b.row("decode attention", shape, us, floor, {**peers, **paged}, bytes=size)
             torch.cuda.empty_cache()
+
+
+def _triton_decode(
+    q: list[Tensor], pools: list[list[Tensor]], tables: Tensor, lens: int, page: int
+) -> float:
+    from kernels_cupy.peers_triton import decode_calls
+
+    calls, theirs = decode_calls(q, pools, tables, lens, page, multiprocessors(q[0].device))
+    us, ours = graph_time(calls, repeats=5), torch.empty_like(theirs)
+    batch = decode_batch(lens, len(tables), 1, tables)
+    plan = plan_attention(batch, None, HEADS, KV_HEADS, DIM, q[0].device, None, [])
+    attention(q[-1], pools[-1][0], pools[-1][1], ours, plan, page, DIM**-0.5, None)
+    agree("Triton, paged", theirs, ours)
+    return us
 
 
 def _contiguous_decode(b: Bench, rows: int, lens: int, count: int) -> dict[str, float]:

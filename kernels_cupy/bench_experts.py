@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels_cupy.bench_rows import Bench, tried
+from kernels_cupy.bench_rows import Bench, agree, tried
 from kernels_cupy.expert_mlp import expert_mlp
 from kernels_cupy.route import route
 from kernels_cupy.timing import graph_time
@@ -27,12 +27,28 @@ def moe(b: Bench) -> Iterator[dict[str, Any]]:
             floor = b.ceilings.floor(size) + 1e6 * b.ceilings.ramp
             us = graph_time([partial(expert_mlp, x, e, w, gate_up, down) for e, w in picks])
             grouped = [partial(_grouped, x, e, w, gate_up, down) for e, w in picks]
-            peers = tried({"torch grouped_mm": partial(graph_time, grouped, 4.0, 5)})
+            peers = tried(
+                {
+                    "torch grouped_mm": partial(graph_time, grouped, 4.0, 5),
+                    "Triton, pairs sorted beforehand": partial(_triton, x, picks, gate_up, down),
+                }
+            )
             yield b.row(
                 "experts", f"{experts} x {inner}, top {k}, {tokens} tokens", us,
                 max(floor, b.ceilings.arithmetic(flops)), peers, bytes=size, flops=flops, hit=hit,
             )  # fmt: skip
         torch.cuda.empty_cache()
+
+
+def _triton(x: Tensor, picks: list[tuple[Tensor, Tensor]], gate_up: Tensor, down: Tensor) -> float:
+    from kernels_cupy import peers_triton as peer
+
+    calls = [
+        partial(peer.expert_mlp, x, peer.sorted_pairs(e, len(down)), w, gate_up, down)
+        for e, w in picks
+    ]
+    agree("Triton", calls[0](), expert_mlp(x, *picks[0], gate_up, down))
+    return graph_time(calls, repeats=5)
 
 
 def _grouped(x: Tensor, experts: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -47,3 +47,10 @@ def tried(peers: dict[str, Callable[[], float]]) -> dict[str, float]:
         except (RuntimeError, ImportError, AttributeError) as e:
             sys.stderr.write(f"{name}: {str(e).splitlines()[0][:120]}\n")
     return times
+
+
+def agree(name: str, theirs: Tensor, ours: Tensor) -> None:
+    """A peer that computes something else is none."""
+    error = float((theirs.float() - ours.float()).norm() / ours.float().norm())
+    if not error < 0.02:
+        raise RuntimeError(f"{name}: its result is {error:.3g} away from ours")

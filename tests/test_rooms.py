@@ -69,7 +69,8 @@ ROOMS: dict[str, Room] = {
     "workbench.train": Room(DOORS, "torch numpy transformers peft safetensors"),
     "workbench.api": Room(DOORS, "starlette uvicorn"),
     "kernels_cupy": Room(
-        "w:words w:kv.layout w:kv.pool w:ops.contract w:forward", "torch cupy cupy_backends numpy"
+        "w:words w:kv.layout w:kv.pool w:ops.contract w:forward",
+        "torch cupy cupy_backends numpy triton",
     ),
     "widgets": Room(
         "w:words w:commands w:trace", "anywidget traitlets numpy IPython ipywidgets playwright"
