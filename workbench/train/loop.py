@@ -91,7 +91,7 @@ class Loop:
         self.learn = Step(self.net, self.optimizer, recipe.clip, speed)
         self.step = 0
         self._timed_from = 0.0
-        self._held_out: dict[tuple[Mixture, int], list[Batch]] = {}
+        self._held_out: dict[str, list[Batch] | Future[list[Batch]]] = {}  # by family, "": all
         out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -141,20 +141,15 @@ class Loop:
                 losses.zero_()
                 since = self.step
 
-    def validate(self, families: tuple[str, ...] = (), batches: int = 2) -> float:
-        """Mean loss over held-out prompts of the mixture or of some of its families, the same ones
-        each time."""
-        mixture, recipe = self.recipe.mixture, self.recipe
-        if families:
-            mixture = replace(mixture, shares=tuple((name, 1.0) for name in families))
-        key = (mixture, batches)
-        if key not in self._held_out:
-            encoder = self.encoder()
-            self._held_out[key] = [
-                batch_at(mixture, encoder, recipe.tokens, recipe.seed, n, held_out=True)
-                for n in range(batches)
-            ]
-        return sum(float(self.learn.loss(batch)) for batch in self._held_out[key]) / batches
+    def validate(self, family: str = "") -> float:
+        """Mean loss over held-out problems of the mixture or of one family, the same ones each
+        time."""
+        if family not in self._held_out:
+            _set_encoder(self.encoder)
+            self._held_out[family] = _make_held_out(self.recipe, family)
+        held = self._held_out[family]
+        batches = held.result() if isinstance(held, Future) else held
+        return sum(float(self.learn.loss(batch)) for batch in batches) / len(batches)
 
     def write_adapter(self) -> Path:
         """Adapter in PEFT's layout; returns the weights file."""
@@ -195,6 +190,9 @@ class Loop:
         with ProcessPoolExecutor(
             self.workers, get_context("spawn"), _set_encoder, (self.encoder,)
         ) as pool:
+            for family in ("", *(name for name, _ in self.recipe.mixture.shares)):
+                if family not in self._held_out:
+                    self._held_out[family] = pool.submit(_make_held_out, self.recipe, family)
             waiting: deque[Future[Batch]] = deque()
             place = self.step
             while self.step < self.recipe.steps:
@@ -217,3 +215,12 @@ def _set_encoder(make: Callable[[], Encoder]) -> None:
 def _make(recipe: Recipe, step: int) -> Batch:
     assert _encoder is not None
     return batch_at(recipe.mixture, _encoder, recipe.tokens, recipe.seed, step)
+
+
+def _make_held_out(recipe: Recipe, family: str) -> list[Batch]:
+    assert _encoder is not None
+    mixture = replace(recipe.mixture, shares=((family, 1.0),)) if family else recipe.mixture
+    return [
+        batch_at(mixture, _encoder, recipe.tokens, recipe.seed, n, held_out=True)
+        for n in range(1 if family else 2)
+    ]

@@ -86,5 +86,5 @@ def train(
     if resume:
         loop.resume()
     yield from loop.run()
-    losses = {name: loop.validate((name,), 1) for name, _ in recipe.mixture.shares}
+    losses = {name: loop.validate(name) for name, _ in recipe.mixture.shares}
     (out / "validation.json").write_text(json.dumps(losses, indent=1))
