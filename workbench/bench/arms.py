@@ -141,16 +141,17 @@ def few_shots(item: Item, chat: Callable[[Sequence[Mapping[str, str]]], list[int
     return chat([*messages, {"role": "user", "content": item.problem().prompt}])
 
 
-def slip(text: str, pieces: Sequence[Piece]) -> str:
-    """In what kind of piece a text first leaves the right one: thought, argument, conclusion,
-    answer, structure; "end" where it only stops too early, "" where it never leaves it."""
+def slip(text: str, pieces: Sequence[Piece]) -> tuple[str, int]:
+    """In what kind of piece a text first leaves the right one, and the character there: thought,
+    argument, conclusion, answer, structure; "end" where it only stops too early, "" where it never
+    leaves it."""
     at, role = 0, ""
     for piece in pieces:
         rest = text[at : at + len(piece.text)]
         if rest != piece.text:
             if piece.text.startswith(rest):
-                return "end"
+                return "end", len(text)
             runs_on = not piece.role and rest[0] != piece.text[0]  # content that should have ended
-            return piece.role or (runs_on and role) or "structure"
+            return piece.role or (runs_on and role) or "structure", at
         at, role = at + len(piece.text), piece.role
-    return "" if at == len(text) else "structure"
+    return ("" if at == len(text) else "structure"), at

@@ -34,6 +34,9 @@ from workbench.words import Field, Finish
 
 Row = dict[str, Any]
 Z95 = 1.959964
+CUT = "cut"  # how a run ended that was given up when the time was over
+LOOK_S, CANCEL_S = 0.05, 30.0
+NOTES = 4000
 
 
 @dataclass(slots=True)
@@ -43,6 +46,14 @@ class _Flight:
     run: Run
     began: float
     share_s: float = 0.0  # of the worker's time: each interval is split among the runs in it
+    curve: list[list[int]] = field(default_factory=list)  # [stream tokens, tokens in memory]
+
+    def look(self) -> None:
+        """Note how much is in memory; every second note goes when there are too many."""
+        for branch in self.run.contexts[0].branches.values() if self.run.contexts else ():
+            self.curve.append([len(branch.tokens), branch.stored])
+        if len(self.curve) > NOTES:
+            del self.curve[1::2]
 
 
 @dataclass(slots=True)
@@ -57,6 +68,7 @@ class Worker:
     seconds: float = math.inf
     tools: Sequence[Tool] = ()  # beside each problem's own
     budget: Mapping[str, Any] = field(default_factory=dict)
+    curves: bool = False  # rows tell how much was in memory over the text
     _peaks: dict[str, int] = field(default_factory=dict)
     _flying: dict[int, _Flight] = field(default_factory=dict)
     _ended: "queue.Queue[int]" = field(default_factory=queue.Queue)
@@ -76,19 +88,37 @@ class Worker:
                     f"{waiting[0].key}: a window needs the tree's run on the same problem; put tim"
                     " into the plan too, with no parameter of its own"
                 )
-            left = began + self.seconds - time.perf_counter()
-            try:
-                ended = self._ended.get(timeout=max(0.0, left) if left < math.inf else None)
-            except queue.Empty:
-                for flight in self._flying.values():
-                    flight.run.cancel()
+            name = self._wait(began + self.seconds)
+            if name is None:
+                yield from self._cut()
                 return
-            row = self._end(ended)
-            self._know(row)
-            if self.out is not None:
-                with self.out.open("a") as file:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            yield row
+            yield self._keep(self._end(name))
+
+    def _wait(self, until: float) -> int | None:
+        """The next run that ends; None when it is `until`. Looks at memory meanwhile."""
+        while (left := until - time.perf_counter()) > 0:
+            try:
+                return self._ended.get(timeout=min(left, LOOK_S))
+            except queue.Empty:
+                if self.curves:
+                    for flight in self._flying.values():
+                        flight.look()
+        return None
+
+    def _cut(self) -> Iterator[Row]:
+        """Give up what runs; how far it came is a row that no accuracy counts."""
+        for flight in self._flying.values():
+            flight.run.cancel()
+        for name in [n for n, flight in self._flying.items() if flight.run.contexts]:
+            self._flying[name].run.wait(CANCEL_S)
+            yield self._keep({**self._end(name), "finish": CUT, "right": False})
+
+    def _keep(self, row: Row) -> Row:
+        self._know(row)
+        if self.out is not None:
+            with self.out.open("a") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return row
 
     def _next(self, waiting: "deque[Item]") -> Item | None:
         """The first item that can begin; a window can when its tree has ended."""
@@ -128,10 +158,11 @@ class Worker:
         self._tick()
         flight = self._flying.pop(name)
         self.session.runs.remove(flight.run)  # else all that it held would stay
-        return {**_judged(flight), "wall_s": self._at - flight.began, "share_s": flight.share_s}
+        row = {**_judged(flight), "wall_s": self._at - flight.began, "share_s": flight.share_s}
+        return {**row, "curve": flight.curve} if self.curves else row
 
     def _know(self, row: Row) -> None:
-        if row["arm"] == "tim" and not row["params"]:
+        if row["arm"] == "tim" and not row["params"] and row["finish"] != CUT:
             self._peaks[f"{row['task']} {row['level']} {row['seed']} {row['place']}"] = row["peak"]
 
 
@@ -141,7 +172,8 @@ def _judged(flight: _Flight) -> Row:
     context = run.contexts[0]
     branch = next(iter(context.branches.values()))
     start = branch.origins[1][0] if len(branch.origins) > 1 else len(branch.tokens)
-    text = context.text([t for t in branch.tokens[start:] if not context.is_end(t)])
+    emitted = [t for t in branch.tokens[start:] if not context.is_end(t)]
+    text = context.text(emitted)
     spent = context.spent
     try:
         result = run.wait()
@@ -150,11 +182,12 @@ def _judged(flight: _Flight) -> Row:
         answer, finish, error = "", str(Finish.ERROR), str(failed)
     is_right = finish != Finish.ERROR and right(problem, answer)
     nodes = context.tree.nodes.values()
+    kind, at = ("", len(text)) if is_right else _slip(text, problem, cell, finish)
     return {
         "task": cell.task, "level": cell.level, "arm": cell.arm.name, "params": dict(cell.params),
         "seed": item.seed, "place": item.place, "right": is_right, "answer": answer,
         "wanted": problem.answer, "finish": finish, "error": error,
-        "slip": "" if is_right else _slip(text, problem, cell, finish),
+        "slip": kind, "slip_at": len(context.encode(text[:at])),
         "sampled": spent.sampled, "computed": spent.computed, "reused": spent.reused,
         "pruned": spent.pruned, "reencoded": spent.reencoded, "peak": spent.peak_own,
         "text": len(branch.tokens),
@@ -162,15 +195,18 @@ def _judged(flight: _Flight) -> Row:
     }  # fmt: skip
 
 
-def _slip(text: str, problem: Problem, cell: Cell, finish: str) -> str:
-    """Where a wrong run first left the right text. The base model was never taught that text."""
+def _slip(text: str, problem: Problem, cell: Cell, finish: str) -> tuple[str, int]:
+    """Where a wrong run first left the right text: the kind of piece, and the character. The base
+    model was never taught that text."""
     if cell.arm.name == "base" or not problem.reasoning:
-        return "too long" if finish == Finish.LENGTH else "answer"
-    return slip(text, pieces_of(problem, cell.arm)) or finish
+        return ("too long" if finish == Finish.LENGTH else "answer"), len(text)
+    kind, at = slip(text, pieces_of(problem, cell.arm))
+    return kind or finish, at
 
 
 def read_rows(paths: Iterable[Path]) -> dict[str, Row]:
-    """Rows of earlier runs by item; a line cut short by a kill is passed over."""
+    """Rows of earlier runs by item; those that were given up are to be run again, and a line that
+    a kill cut short is passed over."""
     rows: dict[str, Row] = {}
     for path in paths:
         for line in path.read_text().splitlines() if path.exists() else ():
@@ -178,7 +214,8 @@ def read_rows(paths: Iterable[Path]) -> dict[str, Row]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            rows[key_of(row)] = row
+            if row["finish"] != CUT:
+                rows[key_of(row)] = row
     return rows
 
 

@@ -60,6 +60,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="what still runs then is given up; 0: tell the rows only",
     )
     verb.add_argument("--list", action="store_true", help="only tell the tasks and their levels")
+    verb.add_argument("--curves", action="store_true", help="rows tell what was in memory when")
     verb.add_argument("--share", default="0/1", help=argparse.SUPPRESS)  # a worker's, of --jobs
     engine_options(verb)
     verb.set_defaults(handler=run)
@@ -152,7 +153,7 @@ def worker(
     args: argparse.Namespace, plan: Sequence[Any], place: int, workers: int
 ) -> dict[str, Any]:
     """Carry out every n-th problem of each cell; all rows that are known then, by item."""
-    from workbench.bench.evaluate import Worker, key_of, read_rows
+    from workbench.bench.evaluate import CUT, Worker, key_of, read_rows
 
     out = args.rows if workers == 1 else part(args.rows, place)
     rows = read_rows([args.rows, out]) if args.rows else {}
@@ -163,12 +164,13 @@ def worker(
     session = open_session(args, None, record=False, record_top=0, max_rows=slots(args))
     hand = Worker(
         session, slots(args), known, out, args.seconds,
-        tools_of(args.tools), pairs(args.budget, "--budget"),
+        tools_of(args.tools), pairs(args.budget, "--budget"), args.curves,
     )  # fmt: skip
     progress = Progress()
     try:
         for row in hand.carry_out(mine):
-            rows[key_of(row)] = row
+            if row["finish"] != CUT:
+                rows[key_of(row)] = row
             progress.show(
                 f"{len(rows) - len(known)} of {len(mine)} problems; {row['task']} {row['level']}"
                 f" {row['arm']}: {row['answer']!r}, {row['wanted']!r} is right"
@@ -223,6 +225,8 @@ def together(args: argparse.Namespace, plan: Sequence[Any]) -> dict[str, Any]:
         for one in value if isinstance(value, list) else [value]:
             if one not in (None, "", math.inf):
                 command.append(f"--{name.replace('_', '-')}={one}")
+    if args.curves:
+        command.append("--curves")
     shares = range(args.jobs)
     processes = [subprocess.Popen([*command, f"--share={n}/{args.jobs}"]) for n in shares]
     ended = [process.wait() for process in processes]

@@ -27,9 +27,9 @@ def test_a_right_text_never_slips_and_a_cut_one_ends(family: str, arm: object) -
     problem = task(family, 7, 3)
     pieces = list(tree_pieces(problem) if arm is TREE else flat_pieces(problem))
     text = "".join(piece.text for piece in pieces)
-    assert slip(text, pieces) == ""
+    assert slip(text, pieces)[0] == ""
     for cut in random.Random(family).sample(range(len(text)), 20):
-        assert slip(text[:cut], pieces) == "end"
+        assert slip(text[:cut], pieces) == ("end", cut)
 
 
 def test_a_slip_is_named_by_what_it_spoils() -> None:
@@ -42,17 +42,17 @@ def test_a_slip_is_named_by_what_it_spoils() -> None:
         at = text.index(before) + len(before)
         return text[:at] + "#" + text[at + 1 :]
 
-    assert slip(spoiled('"thought":"'), pieces) == "thought"
-    assert slip(spoiled('"parameters":{"id":"'), pieces) == "argument"
-    assert slip(spoiled('"conclusion":"'), pieces) == "conclusion"
-    assert slip(spoiled('"answer":"'), pieces) == "answer"
-    assert slip(text.replace("subtasks", "conclusion", 1), pieces) == "structure"
+    assert slip(spoiled('"thought":"'), pieces)[0] == "thought"
+    assert slip(spoiled('"parameters":{"id":"'), pieces)[0] == "argument"
+    assert slip(spoiled('"conclusion":"'), pieces)[0] == "conclusion"
+    assert slip(spoiled('"answer":"'), pieces)[0] == "answer"
+    assert slip(text.replace("subtasks", "conclusion", 1), pieces)[0] == "structure"
     lines = list(flat_pieces(problem))
     flat = "".join(piece.text for piece in lines)
     first = flat.index("node(")
-    assert slip("#" + flat[1:], lines) == "thought"
-    assert slip(flat[: first + 5] + "#", lines) == "argument"
-    assert slip(flat[: flat.rindex("answer: ") + 8] + "#", lines) == "answer"
+    assert slip("#" + flat[1:], lines)[0] == "thought"
+    assert slip(flat[: first + 5] + "#", lines)[0] == "argument"
+    assert slip(flat[: flat.rindex("answer: ") + 8] + "#", lines)[0] == "answer"
 
 
 @pytest.mark.parametrize("make", [tree_pieces, flat_pieces])
@@ -61,10 +61,10 @@ def test_a_slip_without_a_call(make: Callable[[Problem], Iterator[Piece]]) -> No
     pieces = list(make(problem))
     text = "".join(piece.text for piece in pieces)
     [one, *_] = [w for t in problem.reasoning for w in t.walk() if not w.subtasks]
-    assert slip(text.replace(one.thought, f"{one.thought[:-1]}#", 1), pieces) == "thought"
-    assert slip(text.replace(one.thought, f"{one.thought}#", 1), pieces) == "thought"
-    assert slip(text.replace(one.conclusion, f"{one.conclusion}#", 1), pieces) == "conclusion"
-    assert slip(text + "#", pieces) == "structure"
+    assert slip(text.replace(one.thought, f"{one.thought[:-1]}#", 1), pieces)[0] == "thought"
+    assert slip(text.replace(one.thought, f"{one.thought}#", 1), pieces)[0] == "thought"
+    assert slip(text.replace(one.conclusion, f"{one.conclusion}#", 1), pieces)[0] == "conclusion"
+    assert slip(text + "#", pieces)[0] == "structure"
 
 
 def test_the_cap_leaves_room_for_every_right_text() -> None:
@@ -108,7 +108,20 @@ def test_a_window_waits_for_the_tree_and_is_as_large() -> None:
 def test_time_ends_an_evaluation() -> None:
     with fake_session() as session:
         cell = Cell("chain", 3, TREE, 5)
-        assert list(Worker(session, 1, seconds=0.0).carry_out(cell.items())) == []
+        rows = list(Worker(session, 1, seconds=0.0).carry_out(cell.items()))
+    assert {row["finish"] for row in rows} <= {"cut"}
+
+
+def test_what_was_given_up_is_told_and_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    cell = Cell("chain", 3, TREE, 1, params={"max_tokens": 100_000, "max_text": None})
+    with fake_session() as session:
+        list(Worker(session, 1, out=out, seconds=0.5, curves=True).carry_out(cell.items()))
+    [row] = map(json.loads, out.read_text().splitlines())
+    assert row["finish"] == "cut" and row["sampled"] > 0
+    assert read_rows([out]) == {}
+    lengths = [length for length, _ in row["curve"]]
+    assert lengths == sorted(lengths) and all(held <= length for length, held in row["curve"])
 
 
 def test_a_request_s_own_peak_is_what_it_has_alone() -> None:
