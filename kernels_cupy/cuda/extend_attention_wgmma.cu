@@ -5,6 +5,9 @@
 // entries and O += P V of these are issued together, by one warpgroup after the other, and the softmax of the
 // next runs under O += P V and under the other's products (the ping-pong and the inner overlap of
 // Flash-Attention 3, 2407.08608).
+//
+// Long because those who load and those who read walk through the same stages in step: apart, each would repeat
+// the other's walk.
 #ifndef ELEM  // 0 bfloat16, 1 float16; both set by kernels_cupy/extend_attention.py
 #define ELEM 0
 #endif
