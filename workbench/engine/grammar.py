@@ -6,9 +6,10 @@ the engine's own sampling step and never by llguidance's tensor helpers.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import llguidance
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.int32]
 Schema = Mapping[str, Any]
+MANY = 8  # masks, and cores, from which threads are quicker than one after the other
 
 
 class GrammarError(ValueError):
@@ -113,6 +115,28 @@ class GrammarMatcher:
         self._check()
         row[: self._row.size] = self._row
 
+    @staticmethod
+    def fill_many(matchers: "Sequence[GrammarMatcher]", rows: Sequence[Mask]) -> None:
+        """`fill` of each, by threads of llguidance's own where there are many and cores for
+        them."""
+        live = [(m, row) for m, row in zip(matchers, rows, strict=True) if not m.finished]
+        if len(live) < MANY or (os.cpu_count() or 1) < MANY:
+            for matcher, row in zip(matchers, rows, strict=True):
+                matcher.fill(row)
+            return
+        for matcher, row in zip(matchers, rows, strict=True):
+            if matcher.finished:
+                matcher.fill(row)
+        masks = np.zeros((len(live), live[0][0]._row.size), dtype=np.int32)
+        numbered = [(matcher._matcher, i) for i, (matcher, _) in enumerate(live)]
+        _executor().unsafe_compute_mask_ptr(
+            numbered, masks.ctypes.data, masks.strides[0], len(live)
+        )
+        for (matcher, row), mask in zip(live, masks, strict=True):
+            matcher._check()
+            row[:] = 0
+            row[: mask.size] = mask
+
     def consume(self, token: int) -> None:
         if token in self._vocabulary.eos:
             if self._ended or not self.accepting:
@@ -149,6 +173,11 @@ class GrammarMatcher:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise GrammarError(f"{self._what}: {self._matcher.get_error().strip()}")
+
+
+@cache
+def _executor() -> llguidance.LLExecutor:
+    return llguidance.LLExecutor()
 
 
 def regex(vocabulary: Vocabulary, pattern: str) -> GrammarMatcher:

@@ -115,7 +115,14 @@ def _mask(jobs: Sequence[Generate], vocabulary: int) -> Tensor | None:
     if all(job.matcher is None for job in jobs):
         return None
     rows = np.full((len(jobs), -(-vocabulary // 32)), -1, np.int32)
-    for row, job in zip(rows, jobs, strict=True):
-        if job.matcher is not None:
-            job.matcher.fill(row)
+    together: dict[type, list[int]] = {}
+    for i, job in enumerate(jobs):
+        if job.matcher is None:
+            continue
+        if hasattr(job.matcher, "fill_many"):
+            together.setdefault(type(job.matcher), []).append(i)
+        else:
+            job.matcher.fill(rows[i])
+    for kind, some in together.items():
+        kind.fill_many([jobs[i].matcher for i in some], [rows[i] for i in some])  # type: ignore[attr-defined]
     return torch.from_numpy(rows)

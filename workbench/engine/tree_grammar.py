@@ -179,14 +179,30 @@ class TreeMatcher:
         return state.place is Place.RESULT and not state.rules and not state.value
 
     def fill(self, row: Mask) -> None:
+        value = self._begin(row)
+        if value is not None:
+            value.fill(row)
+            self._complete(row, value)
+
+    @staticmethod
+    def fill_many(matchers: "Sequence[TreeMatcher]", rows: Sequence[Mask]) -> None:
+        """`fill` of each; those inside a JSON value together."""
+        inside = [(m, row, m._begin(row)) for m, row in zip(matchers, rows, strict=True)]
+        values = [(m, row, value) for m, row, value in inside if value is not None]
+        GrammarMatcher.fill_many([value for *_, value in values], [row for _, row, _ in values])
+        for matcher, row, value in values:
+            matcher._complete(row, value)
+
+    def _begin(self, row: Mask) -> GrammarMatcher | None:
+        """Fill `row`, but for a JSON value that goes on: then that value's matcher."""
         state = self.state
         row[:] = 0
         if state.rules:
             allow(row, [rule.tokens[state.at] for rule in state.rules])
-            return
+            return None
         if state.place >= Place.END:
             allow(row, sorted(self.grammar.vocabulary.eos))
-            return
+            return None
         leave = True
         if self._is_text(state):
             leave = state.text == 0
@@ -194,12 +210,22 @@ class TreeMatcher:
                 row[:] = self.grammar.strings.mask(state.text)
         elif state.place is not Place.START:
             value = self._value(state)
-            leave = value.accepting
             if not value.finished:
-                value.fill(row)
-                row &= self._no_end
+                return value
+            leave = value.accepting
         if leave:
-            allow(row, [rule.tokens[0] for rule in self.grammar.rules(state.place, state.depth)])
+            self._leave(row)
+        return None
+
+    def _complete(self, row: Mask, value: GrammarMatcher) -> None:
+        """The rest of `row` once `value` has filled it."""
+        row &= self._no_end
+        if value.accepting:
+            self._leave(row)
+
+    def _leave(self, row: Mask) -> None:
+        state = self.state
+        allow(row, [rule.tokens[0] for rule in self.grammar.rules(state.place, state.depth)])
 
     def consume(self, token: int) -> None:
         self._history.append(self._next(self.state, token))

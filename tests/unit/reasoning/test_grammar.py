@@ -192,6 +192,25 @@ def test_rollback_and_copy(byte_vocabulary: Vocabulary) -> None:
         matcher.rollback(10_000)
 
 
+def test_masks_made_together_are_those_made_alone(
+    byte_vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In threads, at every place of a tree at once."""
+    monkeypatch.setattr("workbench.engine.grammar.MANY", 1)
+    matcher = tree(byte_vocabulary)
+    call = '"tooluse":{"tool_name":"lookup","parameters":{"key":"a","n":3},"tool_result":[1,2]}'
+    places = [matcher.copy()]
+    for token in byte_vocabulary.encode(whole('{"thought":"t",' + call + ',"conclusion":"c"}')):
+        matcher.consume(token)
+        places.append(matcher.copy())
+    rows = np.full((len(places), byte_vocabulary.words), 7, dtype=np.int32)
+    TreeMatcher.fill_many(places, list(rows))
+    alone = np.zeros_like(rows)
+    for place, row in zip(places, alone, strict=True):
+        place.fill(row)
+    assert np.array_equal(rows, alone)
+
+
 def test_strings_agree_with_json(byte_vocabulary: Vocabulary) -> None:
     """The automaton against the json library and the UTF-8 codec, on random bytes."""
     strings, rng = Strings(byte_vocabulary), random.Random(2)
