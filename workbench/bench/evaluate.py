@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
+
 from workbench.bench.arms import (
     Cell,
     Item,
@@ -25,6 +27,7 @@ from workbench.bench.arms import (
     slip,
     tools_for,
 )
+from workbench.bench.rows import processor
 from workbench.session import Session
 from workbench.session.run import Run, RunFailed
 from workbench.tasks.catalogue import right
@@ -158,12 +161,22 @@ class Worker:
         self._tick()
         flight = self._flying.pop(name)
         self.session.runs.remove(flight.run)  # else all that it held would stay
-        row = {**_judged(flight), "wall_s": self._at - flight.began, "share_s": flight.share_s}
+        row = {
+            **_judged(flight), "wall_s": self._at - flight.began, "share_s": flight.share_s,
+            "backend": self.session.model.name, "device": device_of(self.session),
+        }  # fmt: skip
         return {**row, "curve": flight.curve} if self.curves else row
 
     def _know(self, row: Row) -> None:
         if row["arm"] == "tim" and not row["params"] and row["finish"] != CUT:
             self._peaks[f"{row['task']} {row['level']} {row['seed']} {row['place']}"] = row["peak"]
+
+
+def device_of(session: Session) -> str:
+    """What the net runs on."""
+    if session.settings.backend in ("cuda", "torch-cuda"):
+        return torch.cuda.get_device_name()
+    return processor()
 
 
 def _judged(flight: _Flight) -> Row:
@@ -250,6 +263,8 @@ def cell_row(cell: Cell, seed: int | None, rows: Sequence[Row], model: str, jobs
         "calls": sum(row["calls"] for row in rows),
         "errors": dict(Counter(row["slip"] for row in rows if not row["right"])),
         "wall_s": wall,
+        "backend": rows[-1]["backend"],
+        "device": rows[-1]["device"],
     }
 
 

@@ -147,6 +147,7 @@ def test_pairs_count_what_they_differ_in() -> None:
 def test_a_cell_counts_errors_by_kind() -> None:
     cell = Cell("chain", 3, TREE, 3)
     row = dict.fromkeys(("sampled", "computed", "reused", "peak", "reencoded", "calls"), 10)
+    row |= {"backend": "fake", "device": "none"}
     rows = [{**row, "right": slipped == "", "slip": slipped, "share_s": 0.5}
             for slipped in ("", "structure", "structure")]  # fmt: skip
     found = cell_row(cell, None, rows, "net", jobs=1)
