@@ -46,6 +46,10 @@ class Place(IntEnum):
     DONE = 7
 
 
+Stack = tuple[tuple[int, int], ...]
+"""Open lists and tasks of a typed tree, from the root down: (type, state of its list)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A run of structure tokens and the content behind it."""
@@ -54,6 +58,7 @@ class Rule:
     to: Place
     depth: int  # open tasks behind it
     tool: int | None = None
+    stack: Stack = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class State:
     value: tuple[int, ...] = ()  # tokens of a JSON value so far
     rules: tuple[Rule, ...] = ()  # candidates while a run of structure is under way
     at: int = 0  # their tokens already seen
+    stack: Stack = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +104,18 @@ class TreeGrammar:
         self.schemas = [compile_schema(tool.parameters) for tool in shape.tools]
         self.any_json = compile_schema({})
         self.answer = None if shape.answer is None else compile_schema(shape.answer)
-        self._rules: dict[tuple[Place, int], tuple[Rule, ...]] = {}
+        self._rules: dict[tuple[Place, int, Stack], tuple[Rule, ...]] = {}
 
     def matcher(self) -> "TreeMatcher":
         return TreeMatcher(self)
 
-    def rules(self, place: Place, depth: int) -> tuple[Rule, ...]:
-        key = (place, depth)
+    def rules(self, state: State) -> tuple[Rule, ...]:
+        key = (state.place, state.depth, state.stack)
         if key not in self._rules:
-            self._rules[key] = tuple(self._make(place, depth))
+            self._rules[key] = tuple(self._make(*key))
         return self._rules[key]
 
-    def _make(self, place: Place, depth: int) -> list[Rule]:
+    def _make(self, place: Place, depth: int, stack: Stack) -> list[Rule]:
         item = ['{"', "thought", '":"']
         answer = ["answer", '":"' if self.answer is None else '":']
         if place is Place.START:
@@ -224,8 +230,7 @@ class TreeMatcher:
             self._leave(row)
 
     def _leave(self, row: Mask) -> None:
-        state = self.state
-        allow(row, [rule.tokens[0] for rule in self.grammar.rules(state.place, state.depth)])
+        allow(row, [rule.tokens[0] for rule in self.grammar.rules(self.state)])
 
     def consume(self, token: int) -> None:
         self._history.append(self._next(self.state, token))
@@ -263,7 +268,7 @@ class TreeMatcher:
                     return replace(state, value=longer, count=state.count + 1)
             if not value.accepting:
                 raise self._refuse(state, token)
-        return self._follow(state, self.grammar.rules(state.place, state.depth), 0, token)
+        return self._follow(state, self.grammar.rules(state), 0, token)
 
     def _follow(self, state: State, rules: tuple[Rule, ...], at: int, token: int) -> State:
         left = tuple(rule for rule in rules if rule.tokens[at] == token)
@@ -271,7 +276,7 @@ class TreeMatcher:
             raise self._refuse(state, token)
         done = next((rule for rule in left if len(rule.tokens) == at + 1), None)
         if done is not None:
-            return State(done.to, done.depth, done.tool)
+            return State(done.to, done.depth, done.tool, stack=done.stack)
         return replace(state, rules=left, at=at + 1)
 
     def _goes_on(self, state: State) -> bool:
@@ -308,7 +313,7 @@ class TreeMatcher:
     def _refuse(self, state: State, token: int) -> GrammarError:
         tokens = self.grammar.vocabulary.tokens
         came = tokens[token] if 0 <= token < len(tokens) else token
-        rules = state.rules or self.grammar.rules(state.place, state.depth)
+        rules = state.rules or self.grammar.rules(state)
         wanted = [tokens[rule.tokens[state.at]] for rule in rules]
         return GrammarError(
             f"tree: token {came!r} cannot stand at {state.place.name.lower()}, depth {state.depth},"
