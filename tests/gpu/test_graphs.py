@@ -56,6 +56,7 @@ def test_old_graphs_are_freed_and_memory_is_bounded(
     twins = GpuTwins(tmp_path)
     rows = [twins.row(250, seed) for seed in range(8)]
     twins.step(*((row, 20) for row in rows))
+    twins.step(*((row, 1) for row in rows))
     twins.graphs._limit = 3
     free = []
     for _ in range(4):
