@@ -38,6 +38,8 @@ from workbench.words import Field, Finish
 Row = dict[str, Any]
 Z95 = 1.959964
 CUT = "cut"  # how a run ended that was given up when the time was over
+FAILED = "failed"  # how one ended that the engine failed: nothing is known of its answer
+TRIES = 8  # runs that may fail one after the other before the evaluation does
 LOOK_S, CANCEL_S = 0.05, 30.0
 NOTES = 4000
 
@@ -83,6 +85,7 @@ class Worker:
             self._know(row)
         waiting = deque(item for item in items if item.key not in self.rows)
         began = self._at = time.perf_counter()
+        failures = 0
         while waiting or self._flying:
             while len(self._flying) < self.slots and (item := self._next(waiting)) is not None:
                 self._begin(item)
@@ -95,7 +98,11 @@ class Worker:
             if name is None:
                 yield from self._cut()
                 return
-            yield self._keep(self._end(name))
+            row = self._keep(self._end(name))
+            failures = failures + 1 if row["finish"] == FAILED else 0
+            if failures == TRIES:
+                raise RunFailed(f"the last {TRIES} runs failed, the newest with {row['error']}")
+            yield row
 
     def _wait(self, until: float) -> int | None:
         """The next run that ends; None when it is `until`. Looks at memory meanwhile."""
@@ -168,7 +175,7 @@ class Worker:
         return {**row, "curve": flight.curve} if self.curves else row
 
     def _know(self, row: Row) -> None:
-        if row["arm"] == "tim" and not row["params"] and row["finish"] != CUT:
+        if row["arm"] == "tim" and not row["params"] and counts(row):
             self._peaks[f"{row['task']} {row['level']} {row['seed']} {row['place']}"] = row["peak"]
 
 
@@ -192,8 +199,8 @@ def _judged(flight: _Flight) -> Row:
         result = run.wait()
         answer, finish, error = result.answer, str(result.finish), result.error
     except RunFailed as failed:
-        answer, finish, error = "", str(Finish.ERROR), str(failed)
-    is_right = finish != Finish.ERROR and right(problem, answer)
+        answer, finish, error = "", FAILED, str(failed)
+    is_right = finish not in (Finish.ERROR, FAILED) and right(problem, answer)
     nodes = context.tree.nodes.values()
     kind, at = ("", len(text)) if is_right else _slip(text, problem, cell, finish)
     return {
@@ -218,7 +225,7 @@ def _slip(text: str, problem: Problem, cell: Cell, finish: str) -> tuple[str, in
 
 
 def read_rows(paths: Iterable[Path]) -> dict[str, Row]:
-    """Rows of earlier runs by item; those that were given up are to be run again, and a line that
+    """Rows of earlier runs by item; those without an answer are to be run again, and a line that
     a kill cut short is passed over."""
     rows: dict[str, Row] = {}
     for path in paths:
@@ -227,9 +234,14 @@ def read_rows(paths: Iterable[Path]) -> dict[str, Row]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if row["finish"] != CUT:
+            if counts(row):
                 rows[key_of(row)] = row
     return rows
+
+
+def counts(row: Row) -> bool:
+    """Whether a row is an answer, right or wrong."""
+    return row["finish"] not in (CUT, FAILED)
 
 
 def key_of(row: Row) -> str:

@@ -153,7 +153,7 @@ def worker(
     args: argparse.Namespace, plan: Sequence[Any], place: int, workers: int
 ) -> dict[str, Any]:
     """Carry out every n-th problem of each cell; all rows that are known then, by item."""
-    from workbench.bench.evaluate import CUT, Worker, key_of, read_rows
+    from workbench.bench.evaluate import Worker, counts, key_of, read_rows
 
     out = args.rows if workers == 1 else part(args.rows, place)
     rows = read_rows([args.rows, out]) if args.rows else {}
@@ -169,7 +169,7 @@ def worker(
     progress = Progress()
     try:
         for row in hand.carry_out(mine):
-            if row["finish"] != CUT:
+            if counts(row):
                 rows[key_of(row)] = row
             progress.show(
                 f"{len(rows) - len(known)} of {len(mine)} problems; {row['task']} {row['level']}"

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.session.fake_model import fake_session
 from workbench.bench.arms import ARMS, Cell, most_tokens, pieces_of, slip
 from workbench.bench.evaluate import Worker, cell_row, key_of, paired, read_rows
+from workbench.session.run import RunFailed
 from workbench.tasks.catalogue import FAMILIES, task
 from workbench.tasks.gold import Piece, Problem, flat_pieces, tree_pieces
 
@@ -110,6 +111,17 @@ def test_time_ends_an_evaluation() -> None:
         cell = Cell("chain", 3, TREE, 5)
         rows = list(Worker(session, 1, seconds=0.0).carry_out(cell.items()))
     assert {row["finish"] for row in rows} <= {"cut"}
+
+
+def test_a_failing_engine_gives_no_wrong_answers(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    cell = Cell("chain", 3, TREE, 20, params=LONG)
+    with fake_session() as session:
+        session.engine.forward = None  # type: ignore[assignment]
+        with pytest.raises(RunFailed, match="the last 8 runs failed"):
+            list(Worker(session, 2, out=out).carry_out(cell.items()))
+    assert len(out.read_text().splitlines()) == 8
+    assert read_rows([out]) == {}
 
 
 def test_what_was_given_up_is_told_and_run_again(tmp_path: Path) -> None:
