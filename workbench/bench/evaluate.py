@@ -29,6 +29,7 @@ from workbench.bench.arms import (
 )
 from workbench.bench.rows import processor
 from workbench.session import Session
+from workbench.session.context import RunContext
 from workbench.session.run import Run, RunFailed
 from workbench.tasks.catalogue import right
 from workbench.tasks.gold import Problem
@@ -190,9 +191,8 @@ def _judged(flight: _Flight) -> Row:
     item, problem, run = flight.item, flight.problem, flight.run
     cell = item.cell
     context = run.contexts[0]
-    branch = next(iter(context.branches.values()))
-    start = branch.origins[1][0] if len(branch.origins) > 1 else len(branch.tokens)
-    emitted = [t for t in branch.tokens[start:] if not context.is_end(t)]
+    stream, start = _stream(context)
+    emitted = [t for t in stream[start:] if not context.is_end(t)]
     text = context.text(emitted)
     spent = context.spent
     try:
@@ -210,9 +210,17 @@ def _judged(flight: _Flight) -> Row:
         "slip": kind, "slip_at": len(context.encode(text[:at])),
         "sampled": spent.sampled, "computed": spent.computed, "reused": spent.reused,
         "pruned": spent.pruned, "reencoded": spent.reencoded, "peak": spent.peak_own,
-        "text": len(branch.tokens),
+        "text": len(stream),
         "calls": sum(kind is Field.RESULT for node in nodes for kind, _, _ in node.fields),
     }  # fmt: skip
+
+
+def _stream(context: RunContext) -> tuple[list[int], int]:
+    """The run's tokens and where its own begin; nothing of a run that could not be opened."""
+    for branch in context.branches.values():
+        start = branch.origins[1][0] if len(branch.origins) > 1 else len(branch.tokens)
+        return branch.tokens, start
+    return [], 0
 
 
 def _slip(text: str, problem: Problem, cell: Cell, finish: str) -> tuple[str, int]:
