@@ -9,7 +9,6 @@ T targets, M width, V vocabulary, r rank.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +48,9 @@ class TrainNet(nn.Module):
     embedding: Tensor  # [V, M]
     norm: Tensor
     head: Tensor  # [V, M]
-    one_layer: Callable[..., Tensor]
+    inv_freq: Tensor
+    one_layer: Callable[..., Tensor]  # replaced by compiled twins where that pays
+    loss: Callable[..., Tensor]
 
     def __init__(
         self, shape: ModelShape, weights: Mapping[str, Tensor], lora: LoraFacts, seed: int
@@ -58,7 +59,7 @@ class TrainNet(nn.Module):
         if shape.experts or shape.qk_norm != "none" or shape.qkv_bias:
             raise ValueError(f"training serves plain Llama nets; {shape.family} has more to it")
         self.shape, self.lora = shape, lora
-        self.one_layer = partial(layer, shape)
+        self.one_layer, self.loss = layer, mean_loss
         head = "model.embed_tokens" if shape.tied_head else "lm_head"
         for name, place in (
             ("embedding", "model.embed_tokens"),
@@ -69,6 +70,8 @@ class TrainNet(nn.Module):
         for name in (*NORMS, *LINEARS):
             layers = [weights[f"{_at(i)}.{name}.weight"] for i in range(shape.layers)]
             self.register_buffer(_key(name), torch.stack(layers), persistent=False)
+        rotary = shape.rope.rotary(shape.head_dim)
+        self.register_buffer("inv_freq", rotary.inv_freq, persistent=False)
         generator = torch.Generator().manual_seed(seed)
         self.down = nn.ParameterDict()  # A [L, r, in]
         self.up = nn.ParameterDict()  # B [L, out, r]
@@ -105,17 +108,14 @@ class TrainNet(nn.Module):
     ) -> Tensor:
         """Mean loss over targets. ids, positions [B, N]; `places` [T] are indexes into the B·N
         tokens, `wanted` [T] the tokens to predict there, negative for none."""
-        rotary = self.shape.rope.rotary(self.shape.head_dim)
-        angles = positions[:, None, :, None].float() * rotary.inv_freq.to(positions.device)
+        angles = positions[:, None, :, None].float() * self.inv_freq
         turn = angles.cos().to(self.embedding.dtype), angles.sin().to(self.embedding.dtype)
         x = F.embedding(ids, self.embedding)
         norms = [self.stacked(name).unbind() for name in NORMS]
         linears = [self.merged(name).unbind() for name in LINEARS]
         for weights in zip(*norms, *linears, strict=True):
-            x = self.one_layer(x, turn, mask, *weights)
-        x = x.flatten(0, 1)[places]
-        hidden = F.rms_norm(x, (x.shape[-1],), self.norm, self.shape.norm_eps)
-        return F.cross_entropy((hidden @ self.head.T).float(), wanted, ignore_index=-100)
+            x = self.one_layer(self.shape, x, turn, mask, *weights)
+        return self.loss(self.shape, x, self.norm, self.head, places, wanted)
 
     def adapter(self) -> dict[str, Tensor]:
         """The LoRA in PEFT's layout, bf16; the weights themselves where all were trained."""
@@ -156,6 +156,14 @@ def layer(
     x = x + F.linear(seen.transpose(1, 2).flatten(-2), wo)
     y = F.rms_norm(x, (x.shape[-1],), norm2, shape.norm_eps)
     return x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
+
+
+def mean_loss(
+    shape: ModelShape, x: Tensor, norm: Tensor, head: Tensor, places: Tensor, wanted: Tensor
+) -> Tensor:
+    """Final norm, logits at the targets only, their mean loss."""
+    hidden = F.rms_norm(x.flatten(0, 1)[places], (x.shape[-1],), norm, shape.norm_eps)
+    return F.cross_entropy((hidden @ head.T).float(), wanted, ignore_index=-100)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class Step:
         if speed != "plain":
             self._blocks = torch.compile(create_block_mask, dynamic=False)
             net.one_layer = torch.compile(net.one_layer, dynamic=False)
+            net.loss = torch.compile(net.loss, dynamic=False)
 
     def __call__(self, batch: Batch, rate: float) -> Tensor:
         self._load(batch)
