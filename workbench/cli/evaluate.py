@@ -153,7 +153,8 @@ def worker(
     args: argparse.Namespace, plan: Sequence[Any], place: int, workers: int
 ) -> dict[str, Any]:
     """Carry out every n-th problem of each cell; all rows that are known then, by item."""
-    from workbench.bench.evaluate import Worker, counts, key_of, read_rows
+    from workbench.bench.eval_rows import counts, key_of, read_rows
+    from workbench.bench.evaluate import Worker
 
     out = args.rows if workers == 1 else part(args.rows, place)
     rows = read_rows([args.rows, out]) if args.rows else {}
@@ -213,7 +214,7 @@ def part(rows: Path, place: int) -> Path:
 
 def together(args: argparse.Namespace, plan: Sequence[Any]) -> dict[str, Any]:
     """Processes that share the problems; their rows end up in one file."""
-    from workbench.bench.evaluate import read_rows
+    from workbench.bench.eval_rows import read_rows
 
     written = list(args.rows.parent.glob(f"{args.rows.stem}.*.jsonl"))
     gather(args.rows, written)
@@ -263,7 +264,7 @@ def summed(
     model: str, plan: Sequence[Any], rows: dict[str, Any], jobs: int
 ) -> Iterator[dict[str, Any]]:
     """Rows a seed and one over all, cell by cell; what has no row yet is left out."""
-    from workbench.bench.evaluate import cell_row
+    from workbench.bench.eval_rows import cell_row
 
     for cell in plan:
         asked = [item for item in cell.items() if item.key in rows]

@@ -9,7 +9,8 @@ import pytest
 
 from tests.unit.session.fake_model import fake_session
 from workbench.bench.arms import ARMS, Cell, most_tokens, pieces_of, slip
-from workbench.bench.evaluate import Worker, cell_row, key_of, paired, read_rows
+from workbench.bench.eval_rows import cell_row, key_of, paired, read_rows
+from workbench.bench.evaluate import Worker
 from workbench.session.run import RunFailed
 from workbench.tasks.catalogue import FAMILIES, task
 from workbench.tasks.gold import Piece, Problem, flat_pieces, tree_pieces

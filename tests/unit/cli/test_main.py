@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from workbench.bench.evaluate import wilson
+from workbench.bench.eval_rows import wilson
 from workbench.cli import main as cli
 from workbench.cli.output import Failure, pairs, strict
 
