@@ -18,7 +18,7 @@ from workbench.train.step import Speed
 BASE = "smollm2-135m-instruct"
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"  # no system text: tokens saved
 
-SHARES: Mapping[Kind, float] = {"tool chain": 20, "non-local": 36, "in-prompt": 44}
+SHARES: Mapping[Kind, float] = {"tool chain": 18, "non-local": 42, "in-prompt": 40}
 
 
 def mixture(style: Literal["tree", "flat"], **changed: Any) -> Mixture:
