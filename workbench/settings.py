@@ -36,7 +36,7 @@ class Settings:
     """`None` for `pages` and `window` means: from the model, once it is known."""
 
     model: str = DEFAULT_MODEL
-    backend: str = "auto"  # auto, cpu, torch-cuda, cuda
+    backend: str = "auto"  # auto, numba, cpu, torch-cuda, cuda
     dtype: str = "auto"  # auto, fp32, bf16, fp16
     weights: str = "auto"
     pages: int | None = None

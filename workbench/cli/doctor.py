@@ -61,8 +61,14 @@ def laptop_engine() -> tuple[str, str]:
         from workbench.cpu import isa
     except ImportError as error:
         return "cpu", f"backend: cpu, torch for every file (numba is not here: {error})"
-    _, why = isa.choose()
-    return "numba", f"backend: numba for quantised files ({why}), torch for others"
+    try:
+        _, why = isa.choose()
+    except ValueError as error:
+        return "cpu", f"backend: cpu; numba would refuse ({error})"
+    return "numba", (
+        f"backend: numba for quantised files ({why}) and for any other with weights q8 or q4, "
+        "torch for others"
+    )
 
 
 def cupy_version() -> str | None:

@@ -26,8 +26,10 @@ def open_step(
     tell = say or build.to_stderr
     net, how = packed(source, shape, weights, build.cache_folder() / "packed", tell)
     step = NumbaForward(net, threads=threads, instructions=instructions, say=tell)
+    forms = sorted({part.form for at in net.matrices.values() for part in at.parts})
+    kept = "as in the file" if weights == "file" else f"packed to {weights}, asked for"
     reasons = (
-        f"weights: {weights} ({how})",
+        f"weights: {', '.join(forms)}, {kept} ({how})",
         f"instructions: {step.reason}",
         f"step: {step.built.note}",
     )

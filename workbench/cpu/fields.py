@@ -22,6 +22,9 @@ TILE_DATA, TILE_FIRST, TILE_STOP, TILE_WORDS = range(4)
 # segment: entries of one block table that a token reads, and the turn of its query for them
 SEGMENT_TABLE, SEGMENT_START, SEGMENT_STOP, SEGMENT_COS, SEGMENT_SIN, SEGMENT_WORDS = range(6)
 
+# token of a tree: which of its row's new tokens it reads, by bits; the entry of the first of these
+TREE_BITS, TREE_BEFORE, TREE_WORDS = range(3)
+
 # event behind a layer: what, for which token, at which address
 EVENT_KIND, EVENT_TOKEN, EVENT_ADDRESS, EVENT_WORDS = range(4)
 ADD, KEEP = range(2)  # add the vector there to the token's row; copy the row there
@@ -33,14 +36,14 @@ ADD, KEEP = range(2)  # add the vector there to the token's row; copy the row th
     K_POOL, V_POOL, LAYER_BYTES, PAGE_BYTES, HEAD_BYTES,
     X, NORMED, QKV_OUT, ATTENDED, HIDDEN, PANEL, SMALL, SMALL_BYTES,
     SCORES, SCORE_STRIDE, SCRATCH, SCRATCH_BYTES,
-    TOKEN_IDS, VECTOR_OF, COS_OF, SIN_OF, SLOT_OF, SEGMENTS, SEGMENT_OF,
+    TOKEN_IDS, VECTOR_OF, COS_OF, SIN_OF, SLOT_OF, SEGMENTS, SEGMENT_OF, TREES,
     ADAPTER_OF, ADAPTER_SCALE, ADAPTED, EVENTS, EVENT_OF,
     WANTED, WANTED_ROWS, WANTED_NORMED, LOGITS, LOGIT_ROWS, LOGIT_STRIDE,
     EXPERTS, TOP_K, NORMALISE, EXPERT_FFN, CHOSEN, SHARES, ROUTE_STEP,
     STARTS, CURSORS, ACTIVE, OWNERS, PORTIONS,
     REALS, ZEROS, BARRIER, YIELDER, STOP_FLAG, STOPPED,
     PLAN_WORDS,
-) = range(68)  # fmt: skip
+) = range(69)  # fmt: skip
 
 # reals, float32
 (

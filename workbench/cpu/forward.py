@@ -81,8 +81,6 @@ class NumbaForward:
         return DimPool(layout, self._rotary.inv_freq)
 
     def unserved(self, batch: ForwardBatch) -> str | None:
-        if batch.ancestors is not None:
-            return "token trees are served by the torch and CUDA backends, not by the numba step"
         return unserved(self.facts, batch, self.adapters)
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -81,6 +81,12 @@ def choose(wanted: str | None = None) -> tuple[Isa, str]:
     asked = wanted or os.environ.get("WORKBENCH_CPU_ISA")
     if asked is None:
         best = offered()[0]
+        if best.name == "plain":
+            faster = ", ".join(i.name for i in TABLE if i.arch == machine())
+            return (
+                best,
+                f"plain: this CPU reports none of the faster sets ({faster or 'none known'})",
+            )
         return best, f"{best.name}: the fastest set that this CPU reports"
     isa = named(asked)
     if isa not in offered():

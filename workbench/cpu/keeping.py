@@ -29,12 +29,9 @@ def packed(
     source: Source, shape: ModelShape, weights: Weights, folder: Path, say: Callable[[str], None]
 ) -> tuple[PackedNet, str]:
     """The packed net from `folder`, or packed now and kept there; and how it came about."""
-    stat = source.path.stat()
-    identity = f"{source.path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{weights}|{VERSION}"
-    name = (
-        f"{source.path.stem}-{weights}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.packed"
-    )
-    path = folder / name
+    identity = "|".join((*_files(source.path), repr(shape), weights, str(VERSION)))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    path = folder / f"{source.path.stem}-{weights}-{digest}.packed"
     found, reason = read(path, shape)
     if found is not None:
         return found, f"packed weights from {path.name} in the cache, {reason}"
@@ -45,6 +42,13 @@ def packed(
     except OSError as error:
         return net, f"packed now, not kept ({type(error).__name__} at {folder})"
     return net, f"packed now, kept at {path}"
+
+
+def _files(path: Path) -> list[str]:
+    """A checkpoint's file or files as they are now: place, size, time of the last change."""
+    found = sorted(path.glob("*.safetensors*")) if path.is_dir() else [path]
+    stats = [(file.resolve(), file.stat()) for file in found]
+    return [f"{place}|{stat.st_size}|{stat.st_mtime_ns}" for place, stat in stats]
 
 
 def write(net: PackedNet, path: Path) -> None:

@@ -31,7 +31,13 @@ class Workspace:
         """Address of a buffer of at least `size` bytes, on a cache line."""
         held = self.buffers.get(name)
         if held is None or len(held) < size + LINE:
-            held = self.buffers[name] = np.zeros(size + size // 2 + LINE, np.uint8)
+            try:
+                held = self.buffers[name] = np.zeros(size + size // 2 + LINE, np.uint8)
+            except MemoryError as error:
+                raise MemoryError(
+                    f"the step wants {size >> 20} MiB for {name!r}, which this machine cannot "
+                    "give; take fewer rows or a smaller chunk"
+                ) from error
         start = int(held.ctypes.data)
         return start + -start % LINE
 
@@ -193,6 +199,12 @@ class Planner:
         bounds = np.arange(tokens + 1, dtype=np.int64)
         segments, longest = own, int(lens.max(initial=0))
         shifts = np.zeros(tokens, np.int64)
+        if batch.ancestors is not None:
+            trees = np.empty((tokens, f.TREE_WORDS), np.int64)
+            trees[:, f.TREE_BITS] = batch.ancestors.numpy()
+            trees[:, f.TREE_BEFORE] = (lens - np.diff(starts))[row_of]
+            words[f.TREES] = trees.ctypes.data
+            plan.held.append(trees)
         if any(batch.attached):
             segments, bounds, shifts, longest = self._attached(plan, batch, own, row_of)
         cos, sin = self.turns.addresses(

@@ -3,12 +3,15 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from workbench.cpu import attend, memory
 from workbench.cpu import fields as f
 from workbench.cpu.emit import compiled
 from workbench.cpu.memory import real, word
 
 GROUP = attend.GROUP
+LOW = np.float32(-3.0e38)
 
 
 def store_phase(k: SimpleNamespace) -> Any:
@@ -82,6 +85,17 @@ def attend_phase(k: SimpleNamespace) -> Any:
         return start
 
     @compiled
+    def hide_others(plan, t, start, stop, count, table):  # type: ignore[no-untyped-def]
+        """In a token tree: no score for what the token does not descend from."""
+        tree = word(plan, f.TREES) + t * f.TREE_WORDS * 8
+        bits, before = word(tree, f.TREE_BITS), word(tree, f.TREE_BEFORE)
+        if bits != 0:
+            for entry in range(before, stop):
+                if (bits >> (entry - before)) & 1 == 0:
+                    for i in range(count):
+                        memory.put_real(table + i * word(plan, f.SCORE_STRIDE), entry - start, LOW)
+
+    @compiled
     def attend_heads(plan, at, layer, thread, t, h, g, count):  # type: ignore[no-untyped-def]
         """`count` query heads from the g-th of KV head h, for token t."""
         dim, heads, kv = word(plan, f.DIM), word(plan, f.HEADS), word(plan, f.KV_HEADS)
@@ -99,6 +113,8 @@ def attend_phase(k: SimpleNamespace) -> Any:
             start = first_entry(plan, at, t, number)
             n += score_segment(plan, segment, start, q, count, turned, word(plan, f.K_POOL) + place,
                                table + n * 4)  # fmt: skip
+            if number == begin and word(plan, f.TREES) != 0:
+                hide_others(plan, t, start, word(segment, f.SEGMENT_STOP), count, table)
         zero(out, count * dim)
         inverse = turned  # the turned heads are done with
         for i in range(count):

@@ -6,7 +6,7 @@ serves.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,16 +18,36 @@ from .shape import ModelShape
 if TYPE_CHECKING:
     from workbench.cpu import NumbaForward
 
-Weights = Literal["file", "q8", "q4"]
+PACKED = ("q8", "q4")  # what floats may be packed to
 
 
-def why_not(checkpoint: Checkpoint, shape: ModelShape) -> str | None:
-    """Why "auto" does not choose the laptop engine for this checkpoint; None when it does."""
+def wants_laptop(dtype: str, weights: str, backend: str) -> bool:
+    """Whether the laptop engine is asked for, or the first to be thought of. Raises ModelError."""
+    packed = weights in PACKED
+    if backend == "numba" or (packed and backend == "auto"):
+        if dtype != "auto":
+            raise ModelError(f"backend numba takes its own types, dtype auto; got {dtype!r}")
+        if weights != "auto" and not packed:
+            raise ModelError(f"backend numba: weights must be auto, q8 or q4, got {weights!r}")
+        return True
+    if packed:
+        raise ModelError(f"weights {weights!r} want backend numba or auto, got {backend!r}")
+    return backend == dtype == weights == "auto" and not torch.cuda.is_available()
+
+
+def why_not(checkpoint: Checkpoint, shape: ModelShape, weights: str, backend: str) -> str | None:
+    """Why the laptop engine does not serve this model; None when it does. Raises ModelError where
+    it was asked for by name and another form of the weights would do."""
     try:
         from workbench.cpu import unkept, unpackable
     except ImportError as error:
         return f"numba is not here ({error})"
-    return unpackable(shape) or unkept(checkpoint, shape)
+    if (why := unpackable(shape)) is not None or weights != "auto":
+        return why
+    why = unkept(checkpoint, shape)
+    if why is not None and backend == "numba":
+        raise ModelError(f"{checkpoint.path}: {why}")
+    return why
 
 
 def open_laptop(
@@ -39,8 +59,6 @@ def open_laptop(
 ) -> tuple["NumbaForward", tuple[str, ...]]:
     """The engine over this checkpoint and the reasons for its form. `weights`: auto keeps the
     file's own blocks, "q8" and "q4" pack floats. Raises ModelError."""
-    if weights not in ("auto", "q8", "q4"):
-        raise ModelError(f"backend numba: weights must be auto, q8 or q4, got {weights!r}")
     from workbench.cpu import Unpackable, open_step
 
     form: Any = "file" if weights == "auto" else weights

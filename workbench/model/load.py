@@ -1,5 +1,6 @@
 """The door: a name, a folder, a GGUF file or a hub id -> a `Model` that runs and speaks."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from .config import shape_of
 from .decoder import Decoder
 from .errors import ModelError
 from .hub import fetch_hub
-from .laptop import open_laptop, why_not
+from .laptop import PACKED, open_laptop, wants_laptop, why_not
 from .shape import ModelShape
 from .tokenizer import ModelTokenizer
 from .weights import NetBuilder
@@ -155,27 +156,29 @@ def load_model(
     backend: str = "auto",
     threads: int | None = 1,
 ) -> Model:
-    """Load a model for use: through the laptop engine where it serves (backend "numba", or "auto"
-    without a CUDA device and with a quantised file), else through the torch decoder.
+    """Load a model for use: through the laptop engine where it serves (backend "numba", weights
+    "q8" or "q4", or "auto" without a CUDA device and with a quantised file), else through the torch
+    decoder; `reasons` say which and why.
 
     `model` is a catalogue name, a folder, a GGUF file, a hub id, or what `open_model` gave; `dtype`
-    auto, fp32, bf16, fp16; `weights` auto, "as loaded", "bf16 prepacked", "int4"; `threads` for
-    torch (None: leave as is). Raises ModelError, and ValueError for a backend not here.
+    auto, fp32, bf16, fp16; `weights` auto, "q8", "q4", "as loaded", "bf16 prepacked", "int4";
+    `threads` for torch (None: leave as is). Raises ModelError, and ValueError for a backend not
+    here.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     opened = model if isinstance(model, Opened) else open_model(model)
     declined: tuple[str, ...] = ()
-    if backend == "numba" or (
-        backend == dtype == weights == "auto" and not torch.cuda.is_available()
-    ):
-        refusal = why_not(opened.checkpoint, opened.shape) if backend == "auto" else None
+    if wants_laptop(dtype, weights, backend):
+        refusal = why_not(opened.checkpoint, opened.shape, weights, backend)
         if refusal is None:
-            if dtype != "auto":
-                raise ModelError(f"backend numba takes its own types, dtype auto; got {dtype!r}")
             laptop, reasons = open_laptop(opened.checkpoint, opened.shape, weights, threads or 1)
             return Model(laptop, opened, ("backend: numba, the laptop engine", *reasons))
         declined = (f"backend: not numba ({refusal})",)
+        if backend != "auto" or weights != "auto":  # it was asked for: the run goes on, out loud
+            backend, weights = "cpu" if backend == "numba" else "auto", "auto"
+            declined = (f"backend: torch in place of numba, slower ({refusal})",)
+            sys.stderr.write(f"workbench: {declined[0]}\n")
     chosen = choose(backend)
     form, kind, why = _form(opened.checkpoint, chosen, dtype, weights)
     ops, device = chosen.make(form), torch.device(chosen.device)
@@ -194,7 +197,8 @@ def _form(
     if dtype not in get_args(DTypeName):
         raise ModelError(f"dtype must be one of {', '.join(get_args(DTypeName))}, got {dtype!r}")
     if weights not in ("auto", *FORMS):
-        raise ModelError(f"weights must be auto or one of {', '.join(FORMS)}, got {weights!r}")
+        named = ", ".join((*FORMS, *PACKED))
+        raise ModelError(f"weights must be auto or one of {named}, got {weights!r}")
     cpu = chosen.name == "cpu"
     if weights in ("bf16 prepacked", "int4"):
         if not cpu or dtype not in ("auto", "bf16"):

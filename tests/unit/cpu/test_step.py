@@ -9,6 +9,7 @@ from tests.unit.cpu import nets
 from tests.unit.cpu.oracle import Oracle
 from tests.unit.model.nets import Paged, Row
 from workbench.cpu import NumbaForward
+from workbench.cpu.plan import Workspace
 from workbench.forward import Abandoned, ForwardBatch, Override, Segment, Steering, StopFlag
 from workbench.model.lora import Pair
 
@@ -280,6 +281,30 @@ def test_attached_segments(llama: NumbaForward) -> None:
     near(llama(batch, paged.pool).logits, want[12:], INT8)  # keys were rounded twice more
 
 
+def test_a_token_tree_is_all_its_branches(some: NumbaForward) -> None:
+    """Drafts that share a stem, in one row: each token's logits are its own path's."""
+    stem, parents = nets.tokens(21), [-1, 0, 0, 1, 2, 2, 4]
+    drafts = nets.tokens(7, seed=8)
+    bits: list[int] = []
+    for n, parent in enumerate(parents):
+        bits.append(1 << n | (bits[parent] if parent >= 0 else 0))
+    paged = Paged(some, 5)
+    tree, beside = paged.row(stem + drafts), paged.row(nets.tokens(9, seed=3))
+    paged.step([(tree, 21)])
+    depths = [bit.bit_count() for bit in bits]
+    batch = paged.batch(
+        [(beside, 9), (tree, 7)],
+        ancestors=torch.tensor([0] * 9 + bits),
+        logit_rows=torch.arange(9, 16),
+    )
+    batch.positions[9:] = torch.tensor([20 + depth for depth in depths])
+    got = some(batch, paged.pool).logits
+    for n in range(7):
+        path = [drafts[i] for i in range(n + 1) if bits[n] >> i & 1]
+        want = Paged(some, 16).all_logits(stem + path, [len(stem) + len(path)])[-1]
+        near(got[n : n + 1], want[None])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_stop_ends_the_step_between_layers(llama: NumbaForward, threads: int) -> None:
     forward = NumbaForward(llama.net, threads=threads)
@@ -311,6 +336,11 @@ def test_a_stop_ends_the_step_between_layers(llama: NumbaForward, threads: int) 
     flag.clear()
     assert torch.equal(forward(batch, paged.pool, flag).logits, want)
     forward.close()
+
+
+def test_a_batch_that_no_memory_holds_is_named() -> None:
+    with pytest.raises(MemoryError, match=r"MiB for 'panel'.*fewer rows or a smaller chunk"):
+        Workspace().room("panel", 1 << 60)
 
 
 def test_wrong_numbers_are_refused(llama: NumbaForward) -> None:
