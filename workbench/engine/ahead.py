@@ -20,6 +20,7 @@ from workbench.engine.batch import Packed
 from workbench.engine.jobs import Generate
 from workbench.engine.protocols import TokenFeedback
 from workbench.engine.sampler import Draws
+from workbench.engine.scheduler import Candidate
 from workbench.engine.sequence import ALL, Branch
 from workbench.forward import PLAIN, ForwardBatch, ForwardOutput, Override, Routing
 from workbench.ops.contract import Sampled
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from workbench.engine.engine import Engine
 
 RESTS = 8  # steps at most without a guess after wrong ones
+HOLDS = 8  # steps that a row of several tokens waits for others like it
+MANY = 8  # rows that decode, from which such rows are held
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +56,21 @@ class Ahead:
         self._engine = engine
         self._guess: Guess | None = None
         self._rest = self._wrong = 0
+        self._held = 0  # steps for which rows have been held
+
+    def hold(self, candidates: list[Candidate]) -> tuple[list[Candidate], int]:
+        """Who runs now, and how many rows are held. A step in which all rows decode is replayed
+        and guessed; among many branches somebody always has a reply or survivors to encode. So
+        such rows wait, for a quarter of the batch to be like them or for `HOLDS` steps."""
+        if not self.able:
+            return candidates, 0
+        decodes = [c for c in candidates if c.sampled]
+        others = len(candidates) - len(decodes)
+        if len(decodes) >= MANY and 0 < 4 * others <= len(candidates) and self._held < HOLDS:
+            self._held += 1
+            return decodes, others
+        self._held = 0
+        return candidates, 0
 
     def launch(self, jobs: Sequence[Generate], sampled: Sampled) -> None:
         """Guess the next pass from the branches that `sampled` is drawn for, and launch it."""
@@ -63,7 +81,8 @@ class Ahead:
             self._rest -= 1
             return
         engine = self._engine
-        if engine.inbox or len(engine.active) != len(jobs) or not all(map(_usual, jobs)):
+        others = len(engine.active) - len(jobs)
+        if engine.inbox or not all(map(_usual, jobs)) or (others and not 0 < self._held < HOLDS):
             return
         drawn = [i for i, job in enumerate(jobs) if self._goes_on(job)]
         drawn.sort(key=lambda i: jobs[i].branch.seq)

@@ -54,7 +54,11 @@ def choose(engine: "Engine") -> Choice:
     barred: set[int] = set()  # gave their pages up for this step; they would only take them back
     while True:
         drawn, candidates = _wishes(engine, barred)
-        plan = scheduler.plan(candidates, _victims(engine, candidates), _room(engine))
+        victims = _victims(engine, candidates)
+        held = 0
+        if not victims and not drawn:
+            candidates, held = engine.ahead.hold(candidates)
+        plan = scheduler.plan(candidates, victims, _room(engine))
         for seq in plan.preempt:
             engine.preempt(engine.memory.branches[SeqId(seq)])
             barred.add(seq)
@@ -62,7 +66,8 @@ def choose(engine: "Engine") -> Choice:
             _starve(engine, engine.memory.branches[SeqId(plan.starved)])
             barred.clear()  # the others may go on without it
         if plan.runs or drawn or not (plan.preempt or plan.starved is not None):
-            return Choice(plan, drawn, len(plan.waiting) + len(barred), engine.clock() - began)
+            waiting = len(plan.waiting) + len(barred) + held
+            return Choice(plan, drawn, waiting, engine.clock() - began)
 
 
 def _wishes(engine: "Engine", barred: set[int]) -> tuple[list[Generate], list[Candidate]]:

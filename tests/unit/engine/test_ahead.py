@@ -1,5 +1,6 @@
 """Passes launched before their tokens are read: what is told is the same to the last fact."""
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from tests.fakes import Bench, StepClock, TinyForward, bench, drive, plain_sample
 from workbench.engine.protocols import Inject, Sampler, Stop, Until
+from workbench.events import StepEnded
 from workbench.forward import ForwardBatch, ForwardOutput, Override
 from workbench.ops.contract import Sampled
 
@@ -99,3 +101,27 @@ def test_wrong_guesses_are_made_less_often() -> None:
 
     drive(b, work())
     assert b.engine.ahead.hits == 0 and 0 < b.engine.ahead.misses <= 9
+
+
+def test_long_rows_are_held_for_each_other_but_not_for_long() -> None:
+    """Eleven branches decode; replies to some of them come at different steps."""
+    b = bench(AheadForward(), pages=256, ops_sample=sample_there)
+
+    async def talk(first: int) -> None:
+        branch = await b.engine.open(list(range(first, first + 9)), request=b.request)
+        for turn in range(3):
+            most = 4 + (first * 5 + turn * 3) % 7
+            await b.engine.decode(branch, until=Until(max_tokens=most, eos=False))
+            await b.engine.feed(branch, [40, 41, 42, 43, 44])
+        await b.engine.decode(branch, until=Until(max_tokens=30, eos=False))
+
+    async def work() -> None:
+        await asyncio.gather(*(talk(20 + i) for i in range(11)))
+
+    drive(b, work())
+    steps = b.of(StepEnded)
+    mixed = [i for i, step in enumerate(steps) if step.extend]
+    held = [step.waiting for step in steps]
+    assert max(held) >= 2 and len(mixed) < 20
+    assert all(0 in held[i : i + 10] for i in range(len(held) - 9))
+    assert b.engine.ahead.hits > b.engine.ahead.misses
