@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from workbench.cli.output import Failure, Verbs, emit, log
@@ -24,6 +24,9 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from workbench.bench.rows import place
     from workbench.train.recipes import RECIPES, train
 
     if args.recipe not in RECIPES:
@@ -38,10 +41,14 @@ def run(args: argparse.Namespace) -> None:
     workers = max(1, min(8, (os.cpu_count() or 2) - 2))
     for row in train(recipe, out, args.resume, workers, args.seconds, args.speed):
         log(f"step {row.step}: {row.tokens / row.seconds:,.0f} tokens/s")
-        figures = {"step": row.step, "loss": row.loss, "validation": row.validation}
-        emit(figures) if args.json else log(str(figures))
+        emit(asdict(row)) if args.json else log(str(asdict(row)))
     weights = out / "adapter_model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    families = json.loads((out / "validation.json").read_text())
-    size = weights.stat().st_size
-    emit({"out": str(weights), "sha256": digest, "bytes": size, "validation": families})
+    emit({
+        "out": str(weights),
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "bytes": weights.stat().st_size,
+        "recipe": args.recipe,
+        "validation": json.loads((out / "validation.json").read_text()),
+        **place(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    })  # fmt: skip
