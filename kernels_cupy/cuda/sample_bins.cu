@@ -56,28 +56,23 @@ __device__ __forceinline__ u64 pick_from_bins(Shared& s, int n, const Row& row, 
         const int bin = bins.of(value_at(s.list[i])), start = s.start[bin];
         return (bin > 0 ? s.until[bin - 1] : 0.0) + s.cumulated[i] - (start > 0 ? s.cumulated[start - 1] : 0.0);
     };
-    const auto first = [&](int limit, auto holds) {
-        const int a = 2 * threadIdx.x, b = a + 1;
-        const bool at_a = a < limit && holds(a), at_b = b < limit && holds(b);
-        return block_first(at_a || at_b, at_a ? a : b, limit, s);
-    };
     int limit = n;
     double kept = s.until[BINS - 1];
     if (last < BINS) {
         const double target = double(row.top_p) * kept;
         const int start = s.start[last];
         const auto inside = [&](int i) { return i >= start && bins.of(value_at(s.list[i])) == last; };
-        const int stop = first(n, [&](int i) { return i >= start && !inside(i); });
+        const int stop = list_first(s, n, [&](int i) { return i >= start && !inside(i); });
         limit = stop;
-        if (row.top_p < 1.f) limit = min(stop, first(stop, [&](int i) { return inside(i) && until(i) >= target; }) + 1);
+        if (row.top_p < 1.f) limit = min(stop, list_first(s, stop, [&](int i) { return inside(i) && until(i) >= target; }) + 1);
         if (row.min_p > 0.f)
-            limit = min(limit, first(stop, [&](int i) {
+            limit = min(limit, list_first(s, stop, [&](int i) {
                 return inside(i) && exp(double(value_at(s.list[i]) - bins.top) / row.temperature) < double(row.min_p);
             }));
         kept = limit > start ? until(limit - 1) : last > 0 ? s.until[last - 1] : 0.0;
     }
     const double target = uniform * kept;
-    return s.list[min(first(limit, [&](int i) { return until(i) > target; }), limit - 1)];
+    return s.list[min(list_first(s, limit, [&](int i) { return until(i) > target; }), limit - 1)];
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -168,6 +168,14 @@ __device__ __forceinline__ int block_first(bool yes, int number, int otherwise, 
     return s.first;
 }
 
+// the first i below `limit` that holds, two a thread; `limit` where none does
+template <class F>
+__device__ __forceinline__ int list_first(Shared& s, int limit, F holds) {
+    const int a = 2 * threadIdx.x, b = a + 1;
+    const bool at_a = a < limit && holds(a), at_b = b < limit && holds(b);
+    return block_first(at_a || at_b, at_a ? a : b, limit, s);
+}
+
 // s.list[0, n) ascending; the rest up to a power of two is filled
 __device__ __forceinline__ void sort_list(Shared& s, int n) {  // bitonic
     int size = 2;
@@ -202,24 +210,19 @@ __device__ __forceinline__ void cumulate(Shared& s, int n, float top, float temp
 __device__ __forceinline__ u64 pick_listed(Shared& s, int n, const Row& row, float top, double all, double uniform) {
     int limit = row.top_k > 0 ? min(row.top_k, n) : n;
     if (row.top_k > 0) all = s.cumulated[limit - 1];
-    const auto first = [&](auto holds) {  // of the list, up to the limit
-        const int a = 2 * threadIdx.x, b = a + 1;
-        const bool at_a = a < limit && holds(a), at_b = b < limit && holds(b);
-        return block_first(at_a || at_b, at_a ? a : b, limit, s);
-    };
     if (row.top_p < 1.f) {  // the first at which the sum reaches top_p is the last to stay
         const double target = double(row.top_p) * all;
-        limit = min(limit, first([&](int i) { return s.cumulated[i] >= target; }) + 1);
+        limit = min(limit, list_first(s, limit, [&](int i) { return s.cumulated[i] >= target; }) + 1);
         all = s.cumulated[limit - 1];
     }
     if (row.min_p > 0.f) {
-        limit = max(1, first([&](int i) {
+        limit = max(1, list_first(s, limit, [&](int i) {
             return exp(double(value_at(s.list[i]) - top) / row.temperature) < double(row.min_p);
         }));
         all = s.cumulated[limit - 1];
     }
     const double target = uniform * all;
-    return s.list[min(first([&](int i) { return s.cumulated[i] > target; }), limit - 1)];
+    return s.list[min(list_first(s, limit, [&](int i) { return s.cumulated[i] > target; }), limit - 1)];
 }
 
 struct Outputs {
