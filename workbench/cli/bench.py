@@ -12,6 +12,7 @@ KINDS = {
     "pressure": "workbench.bench.pressure",
     "inbox": "workbench.bench.inbox",
     "calls": "workbench.bench.calls",
+    "masks": "workbench.bench.masks",
     "laptop": "workbench.bench.laptop",
     "trace": "workbench.bench.trace",
     "widgets": "workbench.bench.widgets",
