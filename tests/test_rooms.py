@@ -76,6 +76,7 @@ ROOMS: dict[str, Room] = {
         "w:words w:commands w:trace", "anywidget traitlets numpy IPython ipywidgets playwright"
     ),
     "widgets.gpu_report": Room("", "holoviews matplotlib"),
+    "widgets.eval_report": Room("widgets.gpu_report", "holoviews"),
     "widgets.app": Room(
         "w:words w:commands w:trace", "anywidget traitlets numpy panel holoviews param bokeh"
     ),

@@ -20,6 +20,7 @@ from workbench.trace.trace import Trace
 
 __all__ = [
     "Composite",
+    "EvalReport",
     "ExpertRouting",
     "GpuReport",
     "KVPages",
@@ -45,4 +46,8 @@ def __getattr__(name: str) -> Any:
         from widgets.gpu_report import GpuReport
 
         return GpuReport
+    if name == "EvalReport":
+        from widgets.eval_report import EvalReport
+
+        return EvalReport
     raise AttributeError(f"module 'widgets' has no attribute {name!r}; it has {', '.join(__all__)}")

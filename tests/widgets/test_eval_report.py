@@ -1,0 +1,64 @@
+"""Pictures of evaluations say what the rows say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from widgets.eval_report import EvalReport, Missing, _thinned
+
+CELL = {
+    "task": "maze", "level": 9, "arm": "tim", "params": {}, "seed": None, "n": 4, "accuracy": 0.75,
+    "ci95": [0.3, 0.95], "mean_peak_kv_tokens": 412.0, "errors": {"structure": 1},
+}  # fmt: skip
+
+
+def report(tmp_path: Path, *rows: dict[str, Any]) -> EvalReport:
+    (tmp_path / "eval.json").write_text(json.dumps({"device": "none", "rows": list(rows)}))
+    return EvalReport(tmp_path)
+
+
+def test_an_empty_folder_says_what_fills_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="workbench eval --arms all"):
+        EvalReport(tmp_path)
+
+
+def test_a_table_has_every_arm_and_only_whole_cells(tmp_path: Path) -> None:
+    flat = {**CELL, "arm": "flat", "accuracy": 0.25, "errors": {}}
+    found = report(
+        tmp_path, CELL, flat, {**CELL, "seed": 0}, {**CELL, "params": {"threshold": 1}},
+        {**CELL, "level": 10},
+    )  # fmt: skip
+    assert found.problems() == [("maze", 9)]
+    head, line = found.table().splitlines()
+    assert head.split() == ["tim", "flat", "window", "base"]
+    assert line.split() == "maze 9 75 % of 4, 412 25 % of 4, 412 - -".split()
+    assert found.errors().splitlines() == [
+        "maze 9: 1 structure, of 4",
+        "maze 10: 1 structure, of 4",
+    ]
+    assert "75" not in repr(found.arms()) and "<svg" in found.arms()._repr_svg_()
+    assert "maze 9" in found.arms()._repr_svg_()
+
+
+def test_thresholds_and_runs_are_drawn_where_they_are(tmp_path: Path) -> None:
+    bare = report(tmp_path, CELL)
+    assert isinstance(bare.thresholds(), Missing) and isinstance(bare.memory(), Missing)
+    swept = [{**CELL, "params": {"threshold": n, "mode": "rotate"}} for n in (0, 1)]
+    run = {
+        "task": "hanoi", "level": 3, "sampled": 100, "peak": 60, "right": True, "finish": "stop",
+        "slip": "", "window": 64, "curve": [[n, n % 60] for n in range(100)],
+    }  # fmt: skip
+    found = report(tmp_path, *swept, run)
+    assert "rotate, owner_closed" in found.thresholds()._repr_svg_()
+    assert "100 tokens sampled" in found.memory()._repr_svg_()
+
+
+def test_thinning_keeps_the_extremes() -> None:
+    curve = [[n, (n * 7919) % 1009] for n in range(9000)]
+    kept = _thinned(curve, 300)
+    assert len(kept) <= 301
+    assert max(y for _, y in kept) == max(y for _, y in curve)
+    assert min(y for _, y in kept) == min(y for _, y in curve)
+    assert kept == sorted(kept)
