@@ -8,17 +8,13 @@ grows, and one wrong digit makes the answer wrong.
 import random
 from collections.abc import Mapping
 
-from workbench.tasks.procedures import Given, Procedure, State, Step, nothing
-
-
-def _checked(state: State, digit: int) -> str:
-    return str((int(state[1]) + digit) % 10)
+from workbench.tasks.procedures import Given, Procedure, State, Step, counted, nothing
 
 
 def _add(given: Given, state: State, rng: random.Random) -> Step:
     a, b = rng.randrange(10), rng.randrange(10)
     total = a + b + int(state[0])
-    after = (str(total // 10), _checked(state, total % 10))
+    after = (str(total // 10), counted(state[1], total % 10))
     return Step(f"{a} {b}", after, f"sum {total} digit {total % 10}")
 
 
@@ -30,7 +26,7 @@ def _multiply(given: Given, state: State, rng: random.Random) -> Step:
     digit = rng.randrange(10)
     product = digit * int(given["by"])
     total = product + int(state[0])
-    after = (str(total // 10), _checked(state, total % 10))
+    after = (str(total // 10), counted(state[1], total % 10))
     return Step(str(digit), after, f"product {product} sum {total} digit {total % 10}")
 
 
@@ -42,7 +38,7 @@ def _product(given: Given, state: State, rng: random.Random) -> Step:
     digit = rng.randrange(10)
     units, tens = digit * int(given["units"]), int(state[1]) * int(given["tens"])
     total = units + tens + int(state[0])
-    check = str((int(state[2]) + total) % 10)
+    check = counted(state[2], total)
     work = f"products {units} {tens} makes {units + tens} sum {total} digit {total % 10}"
     return Step(str(digit), (f"{total // 10:02d}", str(digit), check), work)
 
@@ -51,7 +47,7 @@ def _divide(given: Given, state: State, rng: random.Random) -> Step:
     digit = rng.randrange(10)
     quotient, rest = divmod(10 * int(state[0]) + digit, int(given["by"]))
     work = f"{state[0]}{digit} digit {quotient} makes {quotient * int(given['by'])} rest {rest}"
-    return Step(str(digit), (str(rest), _checked(state, quotient)), work)
+    return Step(str(digit), (str(rest), counted(state[1], quotient)), work)
 
 
 PROCEDURES: Mapping[str, Procedure] = {

@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from workbench.tasks.gold import Problem
-from workbench.tasks.procedures import Given, Procedure, State, Step, nothing
+from workbench.tasks.procedures import Given, Procedure, State, Step, counted, nothing
 from workbench.tasks.trie import END, Link, trie
 
 COLOURS = ("red", "blue", "green", "gold", "pink")
@@ -29,8 +29,7 @@ def _sort_numbers(given: Given, state: State, rng: random.Random) -> Step:
     whole = sorted((*state[:-1], number))  # all of three digits
     work = " ".join(whole)
     gone = whole.pop(0 if side == "first" else -1)
-    count = str((int(state[-1]) + (gone == number)) % 10)
-    return Step(f"{number} {side}", (*whole, count), work)
+    return Step(f"{number} {side}", (*whole, counted(state[-1], gone == number)), work)
 
 
 MOST = 890  # numbers of three digits that a list may have

@@ -6,17 +6,13 @@ Counts are kept modulo 10 or 100, so that a state has as many digits at the end 
 import random
 from collections.abc import Mapping
 
-from workbench.tasks.procedures import Given, Procedure, State, Step, nothing
+from workbench.tasks.procedures import Given, Procedure, State, Step, counted, nothing
 
 WORDS = ("apple", "river", "stone", "cloud", "horse", "lamp", "door", "ship", "glass", "bread")
 
 
 def _tens(number: int) -> str:
     return f"{number % 100:02d}"
-
-
-def _more(count: str, by: int) -> str:
-    return str((int(count) + by) % 10)
 
 
 def _count(given: Given, state: State, rng: random.Random) -> Step:
@@ -40,7 +36,7 @@ def _search(given: Given, state: State, rng: random.Random) -> Step:
 
 
 def _added(state: State, found: list[int]) -> State:
-    return tuple(_more(count, by) for count, by in zip(state, found, strict=True))
+    return tuple(counted(count, by) for count, by in zip(state, found, strict=True))
 
 
 def _begin_encode(rng: random.Random) -> tuple[Given, State]:
@@ -54,7 +50,7 @@ def _encode(given: Given, state: State, rng: random.Random) -> Step:
     _, _, bit, length, runs = state
     if length == "9" or rng.random() < 0.4:
         other = "1" if bit == "0" else "0"
-        return Step(other, (bit, length, other, "1", _more(runs, 1)))
+        return Step(other, (bit, length, other, "1", counted(runs, 1)))
     return Step(bit, (*state[:3], str(int(length) + 1), runs))
 
 
@@ -89,13 +85,13 @@ def _compare(given: Given, state: State, rng: random.Random) -> Step:
     line = target[:same] + rng.choices("abcd", k=4 - same)
     if same < 4 and line[same] == target[same]:
         line[same] = rng.choice([x for x in "abcd" if x != target[same]])
-    after = (str(same), _more(state[1], same))
+    after = (str(same), counted(state[1], same))
     return Step(" ".join(line), after, " ".join(line[:same]) or "none")
 
 
 def _begin_count2(rng: random.Random) -> tuple[Given, State]:
-    counted = rng.sample("abcde", 3)
-    return {"letters": " ".join(counted)}, tuple(str(rng.randrange(10)) for _ in counted)
+    letters = rng.sample("abcde", 3)
+    return {"letters": " ".join(letters)}, tuple(str(rng.randrange(10)) for _ in letters)
 
 
 def _count2(given: Given, state: State, rng: random.Random) -> Step:
@@ -117,7 +113,7 @@ def _fill_word(given: Given, state: State, rng: random.Random) -> Step:
     place = rng.randint(1, 5)
     word = given["count"] if rng.random() < 0.3 else rng.choice(WORDS)
     old = state[place - 1]
-    count = _more(state[-1], old == given["count"])
+    count = counted(state[-1], old == given["count"])
     return Step(
         f"{place} {word}", (*state[: place - 1], word, *state[place:-1], count), f"no {old}"
     )

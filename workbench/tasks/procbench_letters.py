@@ -9,7 +9,7 @@ truth.
 import random
 from collections.abc import Mapping, Sequence
 
-from workbench.tasks.procedures import Given, Procedure, State, Step, nothing
+from workbench.tasks.procedures import Given, Procedure, State, Step, counted, nothing
 
 LETTERS = "abcdefgh"
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -30,13 +30,9 @@ def _rows(rng: random.Random, *sizes: int) -> tuple[Given, State]:
     return {name: " ".join(_word(rng, size)) for name, size in names}, _written(rng)
 
 
-def _more(count: str, by: int) -> str:
-    return str((int(count) + by) % 10)
-
-
-def _append(state: State, letters: Sequence[str], counted: int | None = None) -> State:
-    by = len(letters) if counted is None else counted
-    return (*(*state[:-1], *letters)[-KEPT:], _more(state[-1], by))
+def _append(state: State, letters: Sequence[str], more: int | None = None) -> State:
+    by = len(letters) if more is None else more
+    return (*(*state[:-1], *letters)[-KEPT:], counted(state[-1], by))
 
 
 def _six(rng: random.Random) -> tuple[Given, State]:
@@ -46,9 +42,9 @@ def _six(rng: random.Random) -> tuple[Given, State]:
 def _sort(given: Given, state: State, rng: random.Random) -> Step:
     letter, side = rng.choice(ALPHABET), rng.choice(("first", "last"))
     whole = sorted((*state[:-1], letter))
+    work = " ".join(whole)
     gone = whole.pop(0 if side == "first" else -1)
-    work = " ".join(sorted((*state[:-1], letter)))
-    return Step(f"{letter} {side}", (*whole, _more(state[-1], gone == letter)), work)
+    return Step(f"{letter} {side}", (*whole, counted(state[-1], gone == letter)), work)
 
 
 def _gather(given: Given, state: State, rng: random.Random) -> Step:
@@ -118,7 +114,7 @@ def _decompose(given: Given, state: State, rng: random.Random) -> Step:
     two = tuple(pair.split())
     after = (*two, *letters[1:-1]) if side == "first" else (*letters[1:-1], *two)
     dropped = letters[-1] if side == "first" else letters[0]
-    count = _more(state[-1], dropped == given["count"])
+    count = counted(state[-1], dropped == given["count"])
     return Step(side, (*after, count), f"{pair} drop {dropped}")
 
 

@@ -48,6 +48,11 @@ def nothing(state: State) -> tuple[Given, State]:
     return {}, state
 
 
+def counted(count: str, by: int) -> str:
+    """A count after `by` more, of which the last digit is kept."""
+    return str((int(count) + by) % 10)
+
+
 def follow(
     name: str,
     procedure: Procedure,
