@@ -23,7 +23,8 @@ class HfDecode:
         facts["rope_parameters"] = {"rope_type": "default", "rope_theta": facts.pop("rope_theta")}
         self.config: Any = getattr(transformers, f"{family}Config")(**facts)
         self.config._attn_implementation = "sdpa"
-        self.config._experts_implementation = "grouped_mm"
+        if "num_experts" in facts:
+            self.config._experts_implementation = "grouped_mm"
         with torch.device("meta"):
             model = getattr(transformers, f"{family}ForCausalLM")(self.config)
         self.model: Any = model.to(dtype).to_empty(device=device).eval()

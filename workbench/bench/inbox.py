@@ -14,11 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from widgets.bench import percentile
 from workbench.bench.ours import replays
 from workbench.bench.random_net import random_model
 from workbench.bench.rows import place
@@ -113,8 +113,10 @@ def tim(model: str, folder: Path) -> Iterator[dict[str, Any]]:
         _until(lambda: run.done)
         impl, graphs = session.model.name, replays(session.engine)
     for name, values in taken.items():
+        if not values:
+            continue
         yield _row("command to event", f"{name}, {len(values)} samples", impl) | {
-            "value": round(percentile(values, 0.5), 3), "unit": "ms", "p95": _p95(values),
+            "value": round(median(values), 3), "unit": "ms", "p95": _p95(values),
             "worst": round(max(values), 3), "goal": 100.0,
         }  # fmt: skip
     yield _row("step between commands", "TIM, SmolLM2", impl) | {
@@ -124,7 +126,8 @@ def tim(model: str, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _p95(values: list[float]) -> float:
-    return round(percentile(values, 0.95), 3)
+    ordered = sorted(values)
+    return round(ordered[round(0.95 * (len(ordered) - 1))], 3)
 
 
 def _drive(session: Session, run: Run, watch: _Watch) -> dict[str, list[float]]:
