@@ -7,6 +7,7 @@ enough; graphs beyond `LIMIT` give way to newer ones. They share one memory pool
 them runs at a time.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -125,9 +126,9 @@ class Graphs:
         make: Callable[[list[Tensor]], Callable[[], Outputs]],
     ) -> _Step:
         while len(self._steps) >= self._limit:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)  # the oldest may be running
-            self._steps.popitem(last=False)
+            _, oldest = self._steps.popitem(last=False)
+            if oldest.replay is not None and self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # it may be running
             self.counts.evicted += 1
         buffer = torch.empty(room(arrays), dtype=torch.uint8, device=self.device)
         views = places(buffer, arrays)
@@ -145,7 +146,10 @@ class Graphs:
             step.replay, step.outputs = self._capture(run)
         except RuntimeError as error:  # the step goes on eagerly
             step.refused = True
-            self.counts.refuse(f"capture failed: {str(error).splitlines()[0]}")
+            reason = f"capture failed: {str(error).splitlines()[0]}"
+            if reason not in self.counts.why:
+                warnings.warn(f"CUDA graphs: {reason}; such steps run eagerly", stacklevel=2)
+            self.counts.refuse(reason)
             return
         self.counts.captured += 1
 

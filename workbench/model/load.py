@@ -13,6 +13,7 @@ from workbench.forward import Forward, ForwardBatch, ForwardOutput, Pool
 from workbench.kv.layout import KVLayout
 from workbench.kv.pool import TorchPool
 from workbench.ops.choose import Choice, choose
+from workbench.ops.contract import Replays
 from workbench.ops.cpu import CpuOps
 from workbench.ops.packing import FORMS, Form, can_prepack
 
@@ -188,7 +189,10 @@ def load_model(
         name=f"{chosen.name} {SHORT[kind] if form == 'as loaded' else form}",
         dtype=kind, device=device, make_pool=chosen.make_pool or TorchPool,
     )  # fmt: skip
-    return Model(decoder, opened, (*declined, chosen.reason, why))
+    reasons = (*declined, chosen.reason, why)
+    if decoder.ahead and isinstance(ops, Replays):
+        reasons += ("steps: decodes are captured in CUDA graphs, each shape when it comes often",)
+    return Model(decoder, opened, reasons)
 
 
 def _form(

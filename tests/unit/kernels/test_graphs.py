@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from kernels_cupy.graphs import Graphs
+from kernels_cupy.graphs import SEEN, Graphs
 from kernels_cupy.ops import CudaOps
 from kernels_cupy.pool import CudaPool
 from tests.unit.kernels.capture import Rerun
@@ -157,7 +157,11 @@ def test_a_refused_capture_goes_on_eagerly_and_says_why(made: Any) -> None:
     ops = twins.replaying.forward.ops  # type: ignore[attr-defined]
     ops._capture = Rerun(broken=True)
     row = twins.row(20, 0)
-    for _ in range(6):
+    for _ in range(SEEN):
+        twins.step((row, 1))
+    with pytest.warns(UserWarning, match="such steps run eagerly"):
+        twins.step((row, 1))
+    for _ in range(3):
         twins.step((row, 1))
     counts = twins.graphs.counts
     assert counts.captured == 0 and counts.eager == 6
