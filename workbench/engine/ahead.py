@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from workbench.engine.engine import Engine
 
 RESTS = 8  # steps at most without a guess after wrong ones
-HOLDS = 8  # steps that a row of several tokens waits for others like it
+HOLDS, PATIENCE = 8, 0.02  # steps, and seconds, that a short row waits for others like it
+SHORT = 128  # its tokens at most: a prompt's are never held
 MANY = 8  # rows that decode, from which such rows are held
 
 
@@ -57,20 +58,28 @@ class Ahead:
         self._guess: Guess | None = None
         self._rest = self._wrong = 0
         self._held = 0  # steps for which rows have been held
+        self._since = 0.0  # when the first of them began
 
     def hold(self, candidates: list[Candidate]) -> tuple[list[Candidate], int]:
         """Who runs now, and how many rows are held. A step in which all rows decode is replayed
         and guessed; among many branches somebody always has a reply or survivors to encode. So
-        such rows wait, for a quarter of the batch to be like them or for `HOLDS` steps."""
+        such rows wait: until a quarter of the batch is like them, for `HOLDS` steps or
+        `PATIENCE`."""
         if not self.able:
             return candidates, 0
         decodes = [c for c in candidates if c.sampled]
-        others = len(candidates) - len(decodes)
-        if len(decodes) >= MANY and 0 < 4 * others <= len(candidates) and self._held < HOLDS:
-            self._held += 1
-            return decodes, others
-        self._held = 0
-        return candidates, 0
+        others = [c.todo for c in candidates if not c.sampled]
+        few = len(decodes) >= MANY and 0 < 4 * len(others) <= len(candidates)
+        if not few or max(others) > SHORT or self._held == HOLDS:
+            self._held = 0
+            return candidates, 0
+        now = self._engine.t()
+        if self._held and now - self._since > PATIENCE:
+            self._held = 0
+            return candidates, 0
+        self._since = self._since if self._held else now
+        self._held += 1
+        return decodes, len(others)
 
     def launch(self, jobs: Sequence[Generate], sampled: Sampled) -> None:
         """Guess the next pass from the branches that `sampled` is drawn for, and launch it."""
