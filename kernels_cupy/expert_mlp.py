@@ -93,7 +93,7 @@ def _wide(
     x: Tensor, w: Tensor, y: Tensor, groups: _Groups, k: int, gated: int, columns: int
 ) -> None:
     outputs = y.shape[1]
-    blocks = (groups.bound, outputs // (64 if gated else 128), 1)
+    blocks = (groups.bound * (outputs // (64 if gated else 128)), 1, 1)
     kernel("expert_mlp_wgmma", "expert_gemm_wgmma", x.device, ELEM=elem(x.dtype), GATED=gated)(
         LaunchPlan(blocks, 256, 1024 + 3 * (32 << 10)),
         x, w, y, groups.order, groups.tiles, groups.count, i32(x.shape[1]), i32(outputs), i32(k),

@@ -26,7 +26,7 @@
 #define STEP 64  // of the sum's axis: 128 bytes a row
 #define STAGE ((64 + TOKENS) * 128)  // bytes a warp
 
-struct Tile { int expert, row0, rows, unused; };  // rows of sorted pairs
+struct Tile { int expert, row0, rows, peers; };  // rows of sorted pairs; peers: the expert's first tile * 4096 + its tiles
 
 // One block. order [n]: pair at each sorted row; place [n]: the inverse; tiles: [*tile_count].
 extern "C" __global__ void __launch_bounds__(1024)
@@ -51,7 +51,8 @@ extern "C" __global__ void __launch_bounds__(1024)
     next[e] = row_end - rows;
     for (int i = 0; i < cut; i++)
         tiles[cut_end - cut + i] =
-            Tile{e, row_end - rows + i * tile_tokens, min(tile_tokens, rows - i * tile_tokens), 0};
+            Tile{e, row_end - rows + i * tile_tokens, min(tile_tokens, rows - i * tile_tokens),
+                                      (cut_end - cut) * 4096 + cut};
     if (e == int(blockDim.x) - 1) *tile_count = cut_end;
     __syncthreads();
     for (int i = threadIdx.x; i < pairs; i += blockDim.x) {

@@ -15,20 +15,22 @@
 #define OPERAND (128 * 128)  // bytes: 128 rows of 64 elements
 #define STAGE (2 * OPERAND)
 
-struct Tile { int expert, row0, rows, unused; };  // as in expert_mlp.cu
+struct Tile { int expert, row0, rows, peers; };  // as in expert_mlp.cu
 
-// grid: (tiles at most, outputs / (GATED ? 64 : 128)), so that the tiles of an expert read the same weights at
-// about the same time, from the L2; shapes as in expert_mlp.cu
+// grid: tiles at most * (outputs / (GATED ? 64 : 128)). Blocks go through an expert's outputs and for each through
+// its tiles, so that these read the same weights at about the same time, from the L2. Shapes as in expert_mlp.cu.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     expert_gemm_wgmma(const elem* __restrict__ x, const elem* __restrict__ weights, elem* __restrict__ y,
                       const int* __restrict__ order, const Tile* __restrict__ tiles,
                       const int* __restrict__ tile_count, int inner, int outputs, int k) {
-    if (int(blockIdx.x) >= *tile_count) return;
+    const int across = outputs / (GATED ? 64 : 128), number = blockIdx.x / across;
+    if (number >= *tile_count) return;
     DYNAMIC_SHARED(unaligned);
     unsigned char* shared = aligned_shared(unaligned, 1024);
-    const Tile tile = tiles[blockIdx.x];
+    const int first = tiles[number].peers / 4096, peers = tiles[number].peers % 4096, at = blockIdx.x - first * across;
+    const Tile tile = tiles[first + at % peers];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int out0 = blockIdx.y * (GATED ? 64 : 128), steps = inner / 64;
+    const int out0 = at / peers * (GATED ? 64 : 128), steps = inner / 64;
     const elem* w = weights + i64(tile.expert) * (GATED ? 2 : 1) * outputs * inner;
     const int row32 = threadIdx.x / 8, chunk = threadIdx.x % 8;  // this chunk of rows row32, row32 + 32, …
     const elem *from_x[4], *from_w[4];
