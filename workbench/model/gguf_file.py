@@ -7,6 +7,7 @@ where each tensor lies), with a checksum; later ones read that and map the file.
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,13 @@ def _index(path: Path) -> dict[str, Any]:
     if found is None:
         found = _convert(path, stat.st_size)
         body = json.dumps(found).encode()
-        write_whole(cached, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        try:
+            write_whole(cached, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        except OSError as error:
+            sys.stderr.write(
+                f"workbench: the index of {path.name} is not kept ({type(error).__name__} at "
+                f"{cached.parent}); it is made again each time\n"
+            )
     return found
 
 
@@ -116,7 +123,7 @@ def _checked(cached: Path) -> dict[str, Any] | None:
     """The index, unless it is absent or its checksum fails (then it is made anew)."""
     try:
         digest, _, body = cached.read_bytes().partition(b"\n")
-    except FileNotFoundError:
+    except OSError:
         return None
     if hashlib.sha256(body).hexdigest().encode() != digest:
         return None

@@ -11,16 +11,17 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 SUPER = {"Q4_K": (144, (0, 2)), "Q6_K": (210, (208,))}
 
 
-def rows(kind: str, out: int, inward: int, seed: int = 1) -> Bytes:
+def rows(kind: str, out: int, inward: int, seed: int = 1, size_of: float = 1.0) -> Bytes:
+    """Random rows, values of about `size_of`."""
     rng = np.random.default_rng(seed)
     if kind not in SUPER:
-        values = rng.standard_normal((out, inward)).astype(np.float32)
+        values = (rng.standard_normal((out, inward)) * size_of).astype(np.float32)
         return quants.quantize(values, GGMLQuantizationType[kind])
     size, halves = SUPER[kind]
     blocks = rng.integers(0, 256, (out, inward // 256, size), dtype=np.uint8)
     for at in halves:
-        scales = rng.standard_normal(blocks.shape[:2]) * (1e-3 if kind == "Q4_K" else 3e-4)
-        put_half(blocks, at, scales)
+        scales = rng.standard_normal(blocks.shape[:2]) * (3e-3 if kind == "Q4_K" else 7e-4)
+        put_half(blocks, at, scales * size_of)
     return blocks.reshape(out, -1)
 
 
