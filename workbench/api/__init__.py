@@ -9,7 +9,8 @@ logit_bias and presence_penalty as OpenAI's does; top_k, min_p and repetition_pe
 The extension is one field of the body, `workbench`:
 
     {"strategy": "tim",          a strategy in place of plain chat; also as model `NAME/tim`
-     "params": {…},              its parameters, as of `workbench run --param`
+     "params": {…},              its parameters, as of `workbench run --param`; `structure` is a
+                                 declared task structure (`Structure.json`)
      "tools": ["lookup"],        of the server's (`serve --tools`), called inside the inference
      "budget": {"sampled": 500},
      "events": true}             the tree as it grows

@@ -165,7 +165,11 @@ def _strategy(asked: ChatRequest, seed: int, offered: Sequence[Tool]) -> Plan:
     prompt = question(asked.messages)
     if not prompt.strip():
         raise ApiError("messages: the question is empty", "messages")
-    return Plan(asked, strategy, prompt, seed, None, _tools(extension, offered))
+    tools = _tools(extension, offered)
+    structure = getattr(strategy, "structure", None)
+    if structure is not None and (missing := structure.unserved(tool.name for tool in tools)):
+        raise ApiError(f"workbench.params.structure: {missing}", "workbench.params.structure")
+    return Plan(asked, strategy, prompt, seed, None, tools)
 
 
 DEFAULTS = ChatRequest("", ())

@@ -27,6 +27,7 @@ from workbench.engine.protocols import (
     Until,
     Want,
 )
+from workbench.reasoning.structures import Structure
 from workbench.reasoning.tree import Node, Tree
 from workbench.tools.contract import Outcome, Tool
 from workbench.words import Finish, NodeId, Origin, PruneMode
@@ -119,7 +120,11 @@ class Context(Protocol):
     # services
     def has_adapter(self, name: str) -> bool: ...
     def tree_matcher(
-        self, tools: Sequence[Tool], max_depth: int, max_text: int | None
+        self,
+        tools: Sequence[Tool],
+        max_depth: int,
+        max_text: int | None,
+        structure: Structure | None = None,
     ) -> Matcher: ...
     async def tool(
         self, node: Node, branch: Any, tool: Tool | None, name: str, arguments: Any
@@ -211,6 +216,9 @@ def _read(value: Any, hint: Any, where: str) -> Any:
         elif typing.get_origin(option) is typing.Literal:
             if value in typing.get_args(option):
                 return value
+        elif option is Structure:
+            if value not in (None, "none", "null"):
+                return Structure.read(value)
         elif option is bool:
             if isinstance(value, bool):
                 return value

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from workbench.engine.protocols import Matcher, Sampler, Stop, Until, Verdict
 from workbench.reasoning.strategy import Answer, Context, Strategy, Task, at_least, register
+from workbench.reasoning.structures import Structure
 from workbench.reasoning.tracker import Progress, TreeTextError, TreeTracker
 from workbench.reasoning.tree import Node
 from workbench.tools.contract import Outcome, compact, failure
@@ -31,7 +32,7 @@ INSTRUCTIONS = (
 class Tim(Strategy):
     """`threshold`: finished lists kept in memory, None for all of them. `adapter`: a LoRA of the
     model's that knows the form of trees, used where it is loaded; without one the model is told in
-    words."""
+    words. `structure`: the task types that every tree is made of, declared by the user."""
 
     name: ClassVar[str] = "tim"
     threshold: int | None = 0
@@ -47,8 +48,11 @@ class Tim(Strategy):
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
+        if self.structure is not None and not self.grammar:
+            raise ValueError("tim.structure is held by the grammar; leave grammar on")
         at_least(0, self, "threshold")
         at_least(1, self, "max_depth", "max_tokens", "max_text")
 
@@ -73,11 +77,14 @@ class Tim(Strategy):
             f"\nTool {tool.name}: {tool.description} Parameters: {compact(tool.parameters)}"
             for tool in task.tools
         )
-        system = {"role": "system", "content": INSTRUCTIONS + tools}
+        types = f"\n{self.structure.told}" if self.structure is not None else ""
+        system = {"role": "system", "content": INSTRUCTIONS + tools + types}
         return ctx.chat([system, {"role": "user", "content": task.prompt}])
 
     def matcher(self, ctx: Context, task: Task) -> Matcher | None:
-        return ctx.tree_matcher(task.tools, self.max_depth, self.max_text) if self.grammar else None
+        if not self.grammar:
+            return None
+        return ctx.tree_matcher(task.tools, self.max_depth, self.max_text, self.structure)
 
     def objection(self, ctx: Context, task: Task, emitted: Sequence[int]) -> str:
         matcher = self.matcher(ctx, task)

@@ -34,7 +34,9 @@ from workbench.engine.tree_grammar import ToolShape, TreeGrammar, TreeShape
 from workbench.events import Noted, ToolCalled, ToolReturned
 from workbench.forward import PLAIN, Override
 from workbench.reasoning.strategy import Budget, BudgetSpent
+from workbench.reasoning.structures import Structure
 from workbench.reasoning.tree import Node, Tree
+from workbench.session.typed import typed_grammar
 from workbench.tools.contract import MAX_CHARS, TIMEOUT, Outcome, Tool, invoke
 from workbench.words import Finish, NodeId, Origin, PruneMode, RequestId, SeqId
 
@@ -58,9 +60,13 @@ class Texts:
         )
         self.tree_grammar = lru_cache(maxsize=16)(self._tree_grammar)
 
-    def _tree_grammar(self, tools: str, max_depth: int, max_text: int | None) -> TreeGrammar:
+    def _tree_grammar(
+        self, tools: str, max_depth: int, max_text: int | None, structure: Structure | None
+    ) -> TreeGrammar:
         shapes = tuple(ToolShape(name, schema) for name, schema in json.loads(tools))
-        return TreeGrammar(self.vocabulary, TreeShape(shapes, max_depth, max_text))
+        if structure is None:
+            return TreeGrammar(self.vocabulary, TreeShape(shapes, max_depth, max_text))
+        return typed_grammar(self.vocabulary, shapes, max_depth, max_text, structure)
 
 
 @dataclass(slots=True)
@@ -232,9 +238,15 @@ class RunContext:
     def has_adapter(self, name: str) -> bool:
         return name in self.texts.adapters
 
-    def tree_matcher(self, tools: Sequence[Tool], max_depth: int, max_text: int | None) -> Matcher:
+    def tree_matcher(
+        self,
+        tools: Sequence[Tool],
+        max_depth: int,
+        max_text: int | None,
+        structure: Structure | None = None,
+    ) -> Matcher:
         shapes = json.dumps([[tool.name, tool.parameters] for tool in tools])
-        return self.texts.tree_grammar(shapes, max_depth, max_text).matcher()
+        return self.texts.tree_grammar(shapes, max_depth, max_text, structure).matcher()
 
     async def tool(
         self, node: Node, branch: Branch, tool: Tool | None, name: str, arguments: Any

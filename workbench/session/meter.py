@@ -15,7 +15,6 @@ from workbench.events import (
 )
 from workbench.words import NodeId, RequestId, SeqId
 
-
 Listener = Callable[[Event], None]
 
 

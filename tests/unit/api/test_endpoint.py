@@ -183,6 +183,20 @@ def test_a_strategy_that_cannot_be_is_refused(
     assert reply.status_code == 400 and reason in reply.json()["error"]["message"]
 
 
+def test_a_structure_is_declared_in_the_body(endpoint: Endpoint) -> None:
+    types = [{"name": "look", "tools": ["lookup"], "must_call": True}, {"name": "sum up"}]
+    params = {"structure": {"types": types, "reasoning": {"sequence": ["look", "sum-up"]}}}
+    wrong = ask(endpoint, model="fake/tim", workbench={"params": params})
+    assert wrong.status_code == 400 and "letters, digits" in wrong.json()["error"]["message"]
+    types[1]["name"] = "sum-up"
+    missing = ask(endpoint, model="fake/tim", workbench={"params": params, "tools": []})
+    assert missing.status_code == 400 and "names the tool" in missing.json()["error"]["message"]
+    asked = {"params": {**params, "max_text": 3}}
+    reply = ask(endpoint, model="fake/tim", workbench=asked, temperature=1.2).json()
+    tree = json.loads(reply["choices"][0]["message"]["reasoning_content"])
+    assert ["tooluse" in task for task in tree["reasoning"]] == [True, False]
+
+
 def test_a_budget_cuts(endpoint: Endpoint) -> None:
     asked = {"strategy": "tim", "budget": {"sampled": 20}, "tools": []}
     reply = ask(endpoint, workbench=asked, temperature=1.0).json()
