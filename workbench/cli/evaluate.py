@@ -48,7 +48,10 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--tools", default="", help="further tools beside the task's own")
     verb.add_argument("--arms", metavar="LIST", help="of tim,flat,window,base, or all of them: all")
     verb.add_argument(
-        "--plan", type=Path, metavar="F", help="cells as a JSON list, most wanted first"
+        "--plan",
+        type=Path,
+        metavar="F",
+        help="cells as a JSON list, most wanted first; --arms picks of it",
     )
     verb.add_argument("--rows", type=Path, metavar="F.jsonl", help="a row a problem; goes on there")
     verb.add_argument("--slots", type=int, help="runs in the batch at once (64 on a GPU, else 8)")
@@ -125,19 +128,20 @@ def cells(args: argparse.Namespace) -> "list[Any]":
         draws = tuple(range(seeds) if isinstance(seeds, int) else seeds)
         return Cell(one["task"], one["level"], known, one["n"], draws, params)
 
-    if args.plan:
-        try:
-            return [cell(one) for one in json.loads(args.plan.read_text())]
-        except (OSError, json.JSONDecodeError, KeyError) as error:
-            raise Failure(
-                f"--plan: a JSON list of cells with task, level, arm and n was wanted, {args.plan}"
-                f" gave {error!r}"
-            ) from error
     names = args.arms.split(",") if args.arms else [args.strategy]
     if args.arms == "all":
         names = list(ARMS)
     elif args.arms and (unknown := sorted(set(names) - set(ARMS))):
         raise Failure(f"--arms: some of {', '.join(ARMS)} were wanted, {unknown[0]!r} came")
+    if args.plan:
+        try:
+            planned = [cell(one) for one in json.loads(args.plan.read_text())]
+        except (OSError, json.JSONDecodeError, KeyError) as error:
+            raise Failure(
+                f"--plan: a JSON list of cells with task, level, arm and n was wanted, {args.plan}"
+                f" gave {error!r}"
+            ) from error
+        return [one for one in planned if not args.arms or one.arm.name in names]
     params = pairs(args.param, "--param")
     return [
         cell({

@@ -79,3 +79,11 @@ def test_unknown_arms_and_parameters_are_refused() -> None:
         evaluate.cells(asked("--arms=tim,tree"))
     with pytest.raises(ValueError, match="threshold"):
         evaluate.cells(asked("--param=treshold=1"))
+
+
+def test_arms_pick_of_a_plan(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    cells = [{"task": "chain", "level": 3, "arm": arm, "n": 1} for arm in ("tim", "flat", "base")]
+    file.write_text(json.dumps(cells))
+    plan = evaluate.cells(asked(f"--plan={file}", "--arms=tim,base"))
+    assert [cell.arm.name for cell in plan] == ["tim", "base"]
