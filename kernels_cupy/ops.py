@@ -35,6 +35,11 @@ class CublasLinear:
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
+    def float32(self, x: Tensor) -> Tensor:
+        if self.bias is not None or not x.is_cuda or x.dtype == torch.float32:
+            return self(x).float()
+        return torch.mm(x, self.weight.t(), out_dtype=torch.float32)
+
 
 class CudaOps:
     """`ops.contract.Ops` on one CUDA device. `share_prefixes`: pages that many rows have in common

@@ -11,7 +11,7 @@ from torch import Tensor
 from workbench.forward import ForwardBatch, ForwardOutput, NetFacts, Pool
 from workbench.kv.layout import KVLayout
 from workbench.kv.pool import TorchPool
-from workbench.ops.contract import HeadNorm, Linear, Ops, Recipe, Replays, Rotary
+from workbench.ops.contract import HeadNorm, Linear, Ops, Recipe, Replays, Rotary, Unrounded
 
 from .landing import Landing
 from .lora import Adapter, load_adapter
@@ -127,7 +127,7 @@ class Decoder:
         return self._output(x if delta is None else x + delta, batch, step, taken)
 
     def _recipe(self, batch: ForwardBatch, step: StepOverrides) -> Recipe:
-        """The step from device tensors alone; its results are logits before they are float32, and
+        """The step from device tensors alone; its results are the head's product, and
         the router's choices [layers, T, k] where they are wanted."""
         routing = batch.routing and self._shape.moe is not None
 
@@ -137,7 +137,7 @@ class Decoder:
             for index in range(self._shape.layers):
                 x, delta = self._layer(index, x, delta, plan, own, taken)
             normed, _ = self._add_norm(x, delta, self._net.norm)
-            logits = self._net.head(normed)
+            logits = self._logits(normed)
             if not taken.routed:
                 return (logits,)
             _, experts, weights = zip(*taken.routed, strict=True)
@@ -148,7 +148,7 @@ class Decoder:
         return Recipe((self, sides, routing), self._shape.heads, self._windows, indexes, body)
 
     def _replayed(self, results: tuple[Tensor, ...]) -> ForwardOutput:
-        logits = results[0].float() if self.dtype != torch.float32 else results[0].clone()
+        logits = results[0].clone() if results[0].dtype == torch.float32 else results[0].float()
         moe = self._shape.moe
         if len(results) == 1 or moe is None:
             return ForwardOutput(logits)
@@ -237,12 +237,16 @@ class Decoder:
         if -1 in batch.hidden_layers:
             last = self._final(x, batch.hidden_rows)
             taken.hidden[-1] = last.float().cpu()
-        logits = self._net.head(self._final(x, batch.logit_rows)).float()
+        logits = self._logits(self._final(x, batch.logit_rows)).float()
         if not taken.routed:
             return ForwardOutput(logits, taken.hidden)
         sparse, experts, weights = zip(*taken.routed, strict=True)
         routing = Landing(sparse, torch.stack(experts), torch.stack(weights))
         return ForwardOutput(logits, taken.hidden, routing)
+
+    def _logits(self, normed: Tensor) -> Tensor:
+        head = self._net.head
+        return head.float32(normed) if isinstance(head, Unrounded) else head(normed)
 
     def _final(self, x: Tensor, rows: Tensor) -> Tensor:
         if len(rows) != x.shape[0] or len(rows) > 1:
@@ -258,7 +262,7 @@ class Decoder:
         x = hidden.to(self.device, self.dtype)
         if not normed:
             x = self.ops.rms_norm(x, self._net.norm, self._shape.norm_eps)
-        return self._net.head(x).float()
+        return self._logits(x).float()
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Load a PEFT directory under `name`, for `Override(adapter=name)`. Raises ModelError."""
