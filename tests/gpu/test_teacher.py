@@ -90,40 +90,54 @@ def led_through(model: Model, rows: list[tuple[list[int], list[int]]], wanted: T
     return led
 
 
-def judged(backend: str, dtype: str, count: int, n: int, device: str) -> dict[str, Led]:
-    """Every backend's record over `count` prompts of `n` tokens."""
-    rows = [(prompt, text[:n]) for prompt, text in teacher.load()[:count]]
-    threads = 8 if device == "cuda" else 1
-    truth = load_model(
+def references(count: int, n: int, threads: int) -> list[Tensor]:
+    """[n, V] of the first `count` prompts."""
+    model = load_model(
         teacher.MODEL, backend="cpu", dtype="fp32", weights="as loaded", threads=threads
     )
-    wanted = torch.stack([reference(truth, *row) for row in rows]).to(device)
-    told = wanted.argmax(-1).cpu() == torch.tensor([text for _, text in rows])
+    rows = [(prompt, text[:n]) for prompt, text in teacher.load()[:count]]
+    found = [reference(model, *row) for row in rows]
+    told = torch.stack(found).argmax(-1) == torch.tensor([text for _, text in rows])
     assert float(told.float().mean()) > 0.999  # the text is the reference's own
-    found = {}
-    for name in {backend, "torch-cuda"} if device == "cuda" else {backend}:
-        model = load_model(teacher.MODEL, backend=name, dtype=dtype, threads=None)
-        led = found[name] = led_through(model, rows, wanted)
-        print(
-            f"{name} {dtype}: top-1 {led.agree}/{led.total} = {led.agree / led.total:.4f},"
-            f" mean KL {led.kl / led.total:.2e}, widest margin where they differ"
-            f" {max(led.margins, default=0):.3f}"
-        )
     return found
+
+
+def judged(backend: str, dtype: str, wanted: Tensor) -> Led:
+    """A backend's record beside logits [B, n, V]."""
+    count, n = wanted.shape[:2]
+    rows = [(prompt, text[:n]) for prompt, text in teacher.load()[:count]]
+    model = load_model(teacher.MODEL, backend=backend, dtype=dtype, threads=None)
+    led = led_through(model, rows, wanted)
+    print(
+        f"{backend} {dtype}: top-1 {led.agree}/{led.total} = {led.agree / led.total:.4f},"
+        f" mean KL {led.kl / led.total:.2e}, widest margin where they differ"
+        f" {max(led.margins, default=0):.3f}"
+    )
+    return led
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[Tensor]:
+    return references(len(teacher.PROMPTS), teacher.TOKENS, threads=8)
 
 
 @pytest.mark.gpu
 @pytest.mark.model
-def test_same_opinion_as_the_cpu_in_float32() -> None:
-    led = judged("cuda", "bf16", len(teacher.PROMPTS), teacher.TOKENS, "cuda")["cuda"]
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_same_opinion_as_the_cpu_in_float32(truth: list[Tensor], dtype: str) -> None:
+    """Where tops differ the reference has to be undecided: 0.1 in float16. bfloat16 rounds eight
+    times as coarsely, whoever computes: there torch's own operations set the margin."""
+    wanted = torch.stack(truth).cuda()
+    led, twin = (judged(name, dtype, wanted) for name in ("cuda", "torch-cuda"))
     assert led.agree / led.total >= AGREE
     assert led.kl / led.total <= KL
-    assert max(led.margins, default=0) <= MARGIN
+    widest, theirs = (max(record.margins, default=0.0) for record in (led, twin))
+    assert widest <= (MARGIN if dtype == "fp16" else max(MARGIN, 1.1 * theirs))
 
 
 @pytest.mark.model
 def test_the_method_finds_rounding_and_nothing_else() -> None:
     """Without a GPU: float32 led along its own text never differs."""
-    led = judged("cpu", "fp32", 2, 12, "cpu")["cpu"]
+    led = judged("cpu", "fp32", torch.stack(references(2, 12, threads=1)))
     assert led.agree == led.total == 24
     assert led.kl / led.total < 1e-8
