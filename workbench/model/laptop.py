@@ -59,12 +59,12 @@ def open_laptop(
 ) -> tuple["NumbaForward", tuple[str, ...]]:
     """The engine over this checkpoint and the reasons for its form. `weights`: auto keeps the
     file's own blocks, "q8" and "q4" pack floats. Raises ModelError."""
-    from workbench.cpu import Unpackable, open_step
+    from workbench.cpu import open_step
 
     form: Any = "file" if weights == "auto" else weights
     try:
         net, reasons = open_step(checkpoint, shape, weights=form, threads=threads, say=say)
-    except Unpackable as error:
+    except ValueError as error:  # weights that cannot be packed so, an unknown instruction set
         raise ModelError(str(error)) from error
 
     def read(name: str, path: Path) -> Any:

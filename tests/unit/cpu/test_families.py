@@ -171,6 +171,12 @@ def test_a_net_that_is_not_served_runs_in_torch_and_says_so(
     assert said in capsys.readouterr().err
 
 
+def test_an_unknown_instruction_set_is_named(tiny: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_CPU_ISA", "mmx")
+    with pytest.raises(ModelError, match="instruction set 'mmx': the table has"):
+        load_model(tiny("llama")[0], weights="q8")
+
+
 def test_without_numba_there_is_torch(tiny: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "workbench.cpu", None)
     model = load_model(tiny("llama")[0], weights="q8")

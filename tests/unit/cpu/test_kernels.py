@@ -175,9 +175,10 @@ def test_x86_products_use_the_intended_instructions(one: Isa, form: dots.Form) -
     assert count == 8 * (64 // one.width), f"{count} products a block of 16 rows x 32 columns"
 
 
-def test_arm_products_use_sdot() -> None:
+@pytest.mark.parametrize("form", dots.FORMS, ids=lambda f: f.name)
+def test_arm_products_use_sdot(form: dots.Form) -> None:
     one = isa.named("armdot")
-    text = assembly(dots.product(dots.Q4_1, 1), one, "aarch64-unknown-linux-gnu", one.features)
+    text = assembly(dots.product(form, 1), one, "aarch64-unknown-linux-gnu", one.features)
     assert text.count("sdot") == 8 * 4
     assert "fmla" in text or "fmadd" in text
 
@@ -210,3 +211,16 @@ def test_the_table_is_chosen_from_with_a_reason(monkeypatch: pytest.MonkeyPatch)
         isa.choose(other)
     with pytest.raises(ValueError, match="the table has avx512vnni"):
         isa.named("mmx")
+
+
+def test_a_cpu_without_vectors_takes_the_plain_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    isa.offered.cache_clear()
+    monkeypatch.setattr(isa.llvm, "get_host_cpu_features", dict)
+    try:
+        one, reason = isa.choose()
+        assert one.name == "plain"
+        assert reason.startswith("plain: this CPU reports none of the faster sets (")
+        with pytest.raises(ValueError, match="this CPU lacks"):
+            isa.choose("avx2" if isa.machine() == "x86" else "armdot")
+    finally:
+        isa.offered.cache_clear()
