@@ -48,6 +48,7 @@ def cell_row(cell: Cell, seed: int | None, rows: Sequence[Row], model: str, jobs
     n, good = len(rows), sum(row["right"] for row in rows)
     total = {key: sum(row[key] for row in rows) for key in ("sampled", "computed", "reused")}
     wall = sum(row["share_s"] for row in rows) / jobs
+    prefixes = [row["prefix"] for row in rows if "prefix" in row]  # rows of older runs have none
     return {
         "task": cell.task,
         "level": cell.level,
@@ -59,6 +60,7 @@ def cell_row(cell: Cell, seed: int | None, rows: Sequence[Row], model: str, jobs
         "seed": seed,
         "accuracy": good / n,
         "ci95": wilson(good, n),
+        "prefix_accuracy": mean(prefixes) if prefixes else None,
         "tokens": {**total, "scorer": 0},
         "tok_s": total["sampled"] / wall,
         "peak_kv_tokens": max(row["peak"] for row in rows),

@@ -33,6 +33,7 @@ from workbench.session.context import RunContext
 from workbench.session.run import Run, RunFailed
 from workbench.tasks.catalogue import right
 from workbench.tasks.gold import Problem
+from workbench.tasks.measures import followed
 from workbench.tools.contract import Tool
 from workbench.words import Field, Finish
 
@@ -204,6 +205,7 @@ def _judged(flight: _Flight) -> Row:
         "seed": item.seed, "place": item.place, "right": is_right, "answer": answer,
         "wanted": problem.answer, "finish": finish, "error": error,
         "slip": kind, "slip_at": len(context.encode(text[:at])),
+        "prefix": followed(problem, text).prefix_accuracy,
         "sampled": spent.sampled, "computed": spent.computed, "reused": spent.reused,
         "pruned": spent.pruned, "reencoded": spent.reencoded, "peak": spent.peak_own,
         "text": len(stream),

@@ -161,9 +161,10 @@ def test_a_cell_counts_errors_by_kind() -> None:
     cell = Cell("chain", 3, TREE, 3)
     row = dict.fromkeys(("sampled", "computed", "reused", "peak", "reencoded", "calls"), 10)
     row |= {"backend": "fake", "device": "none"}
-    rows = [{**row, "right": slipped == "", "slip": slipped, "share_s": 0.5}
-            for slipped in ("", "structure", "structure")]  # fmt: skip
+    rows = [{**row, "right": slipped == "", "slip": slipped, "share_s": 0.5, "prefix": prefix}
+            for slipped, prefix in (("", 1.0), ("structure", 0.5), ("structure", 0.0))]  # fmt: skip
     found = cell_row(cell, None, rows, "net", jobs=1)
+    assert found["prefix_accuracy"] == 0.5
     assert (found["errors"], found["tok_s"]) == ({"structure": 2}, 20.0)
     json.dumps(found)
 
