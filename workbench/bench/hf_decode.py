@@ -97,7 +97,7 @@ class HfDecode:
         one = min(seconds(1) for _ in range(2))
         return "transformers, static cache, torch.compile", (many - one) / (tokens - 1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def continuous(self, batch: int, context: int, tokens: int = 65) -> tuple[str, float]:
         """(name, seconds a step): transformers' continuous batching, its own CUDA graphs, while all
         rows decode."""

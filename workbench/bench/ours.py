@@ -101,13 +101,16 @@ class Ours:
 
 
 def replays(engine: Engine) -> dict[str, Any]:
-    """What became of decode steps so far: captured, replayed, eager, and why; empty where nothing
-    captures."""
+    """What became of decode steps so far: captured, replayed, eager, and why; of guesses of the
+    next one, how many were right. Empty where nothing captures."""
     graphs = getattr(engine.memory.pool, "graphs", None)
-    return {} if graphs is None else asdict(graphs.counts)
+    if graphs is None:
+        return {}
+    ahead = engine.ahead
+    return {**asdict(graphs.counts), "ahead": ahead.hits, "ahead_missed": ahead.misses}
 
 
 def device_sampler(model: Model) -> Sample:
     """The draw of the model's own backend, where its logits lie."""
-    own: Sample = model.net.ops.sample  # type: ignore[attr-defined]
+    own: Sample = getattr(model, "sample", sample)
     return own

@@ -163,7 +163,10 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     name = args.shape or "qwen3-8b"
     most = 2048 if args.quick else _most(name)
     batch = Batch(name, most)
-    found = measure(batch, most)
+    try:
+        found = measure(batch, most)
+    finally:
+        batch.ours.close()
     base = f"{name}, batch {BATCH}"
     for context, seconds in found.step.points:
         yield _row("decode step", f"{base}, {context:.0f} resident", 1e3 * seconds, "ms") | where
