@@ -1,7 +1,8 @@
 """Packed weights kept as a file, to be read once and not packed again.
 
-A line of JSON (version, what lies where, a checksum), padded to a page, and the bytes behind it. A
-reader that finds the file cut short, changed or of another version says so and packs anew.
+A line of JSON (version, what it was made of, what lies where, a checksum), padded to a page, then
+the bytes. A reader that finds the file cut short, changed or of another version says so and packs
+anew.
 """
 
 import hashlib
@@ -30,31 +31,34 @@ def packed(
     source: Source, shape: ModelShape, weights: Weights, folder: Path, say: Callable[[str], None]
 ) -> tuple[PackedNet, str]:
     """The packed net from `folder`, or packed now and kept there; and how it came about."""
-    identity = "|".join((*_files(source.path), repr(shape), weights, str(VERSION)))
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    path = folder / f"{source.path.stem}-{weights}-{digest}.packed"
-    found, reason = read(path, shape)
+    place = hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()[:16]
+    path = folder / f"{source.path.stem}-{weights}-{place}.packed"
+    of = _identity(source.path, shape)
+    found, reason = read(path, shape, of)
     if found is not None:
         return found, f"packed weights from {path.name} in the cache, {reason}"
     say(f"cpu: {reason}; packing {source.path.name} once")
     net = pack(source, shape, weights, say)
     try:
-        write(net, path)
+        write(net, path, of)
     except OSError as error:
         return net, f"packed now, not kept ({type(error).__name__} at {folder})"
     return net, f"packed now, kept at {path}"
 
 
-def _files(path: Path) -> list[str]:
-    """A checkpoint's file or files as they are now: place, size, time of the last change."""
-    found = sorted(path.glob("*.safetensors*")) if path.is_dir() else [path]
-    stats = [(file.resolve(), file.stat()) for file in found]
-    return [f"{place}|{stat.st_size}|{stat.st_mtime_ns}" for place, stat in stats]
+def _identity(path: Path, shape: ModelShape) -> str:
+    """A checkpoint as it is now: its files' names, sizes and times of change, and its facts."""
+    files = sorted(path.glob("*.safetensors*")) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in files]
+    parts = [f"{name}|{stat.st_size}|{stat.st_mtime_ns}" for name, stat in stats]
+    return hashlib.sha256("|".join((*parts, repr(shape))).encode()).hexdigest()
 
 
-def write(net: PackedNet, path: Path) -> None:
+def write(net: PackedNet, path: Path, of: str) -> None:
+    """Keep `net`, packed from the checkpoint of identity `of`."""
     head = {
         "version": VERSION,
+        "of": of,
         "weights": net.weights,
         "bytes": len(net.memory),
         "sha256": hashlib.sha256(net.memory.data).hexdigest(),
@@ -74,7 +78,9 @@ def write(net: PackedNet, path: Path) -> None:
         raise
 
 
-def read(path: Path, shape: ModelShape, copied: int = COPIED) -> tuple[PackedNet | None, str]:
+def read(
+    path: Path, shape: ModelShape, of: str, copied: int = COPIED
+) -> tuple[PackedNet | None, str]:
     """A packed net and how it was read, or None and what is wrong with the file. Files of more
     than `copied` bytes are mapped."""
     try:
@@ -82,6 +88,8 @@ def read(path: Path, shape: ModelShape, copied: int = COPIED) -> tuple[PackedNet
             head = json.loads(file.readline())
             if head["version"] != VERSION:
                 return None, f"{path.name} is of version {head['version']}, not {VERSION}"
+            if head["of"] != of:
+                return None, f"{path.name} was made of the checkpoint before it changed"
             size, start = int(head["bytes"]), file.tell()
             if os.fstat(file.fileno()).st_size != start + size:
                 return None, f"{path.name} is cut short"

@@ -50,13 +50,28 @@ def _quantise(code: Code, x: Value, blocks: Value, panel: Value, row: Value, row
         values = code.at(at, b.mul(row, I64(COLS)))
         code.store(b.trunc(low, bytes_), values, 0)
         code.store(b.trunc(high, bytes_), values, 16)
-        left = code.call("llvm.vector.reduce.add.v16i32", I32, low)
-        total = code.call("llvm.vector.reduce.add.v16i32", I32, b.add(low, high))
+        left, right = _two_sums(code, low, high)
+        total = b.add(left, right)
         tail = code.at(at, scales)
         code.store(scale, tail, 0)
         code.store(b.sitofp(total, F32), tail, gap)
         code.store(total, tail, b.mul(gap, I64(2)))
         code.store(left, tail, b.mul(gap, I64(3)))
+
+
+def _two_sums(code: Code, low: Value, high: Value) -> tuple[Value, Value]:
+    """Sums of sixteen int32 lanes each; from the second step on both go in one vector."""
+    b = code.b
+
+    def lanes(x: Value, y: Value, *places: int) -> Value:
+        return b.shuffle_vector(x, y, ir.Constant(vec(I32, len(places)), list(places)))
+
+    low, high = (b.add(lanes(x, x, *range(8)), lanes(x, x, *range(8, 16))) for x in (low, high))
+    both = b.add(lanes(low, high, 0, 1, 2, 3, 8, 9, 10, 11),
+                 lanes(low, high, 4, 5, 6, 7, 12, 13, 14, 15))  # fmt: skip
+    both = b.add(lanes(both, both, 0, 1, 4, 5), lanes(both, both, 2, 3, 6, 7))
+    both = b.add(lanes(both, both, 0, 2), lanes(both, both, 1, 3))
+    return b.extract_element(both, I32(0)), b.extract_element(both, I32(1))
 
 
 def _poisoned(code: Code, values: Value, largest: Value) -> Value:

@@ -155,7 +155,8 @@ def test_a_checkpoint_that_changes_is_packed_again(
     with file.open("r+b") as place:  # the folder itself stays as it was
         place.write(whole)
     model = load_model(tmp_path / "net", weights="q4")
-    assert "packing net once" in capsys.readouterr().err
+    assert "made of the checkpoint before it changed; packing net once" in capsys.readouterr().err
+    assert len(list((tmp_path / "cache" / "packed").iterdir())) == 1
     assert "q4_1, q8_0, packed to q4, asked for" in model.reasons[1]
 
 

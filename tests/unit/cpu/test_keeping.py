@@ -66,7 +66,8 @@ def test_packed_weights_are_found_again(tmp_path: Path) -> None:
     assert np.array_equal(made.memory, again.memory)
     assert made.matrices == again.matrices
     assert len(said) == 1
-    mapped, how = keeping.read(next(tmp_path.glob("*.packed")), source.of, copied=0)
+    of = keeping._identity(source.path, source.of)
+    mapped, how = keeping.read(next(tmp_path.glob("*.packed")), source.of, of, copied=0)
     assert mapped is not None
     assert how == "mapped"
     assert mapped.address(0) % weights.ALIGN == 0
