@@ -77,6 +77,7 @@ ROOMS: dict[str, Room] = {
     ),
     "widgets.gpu_report": Room("", "holoviews matplotlib"),
     "widgets.eval_report": Room("widgets.gpu_report", "holoviews"),
+    "widgets.training_report": Room("widgets.gpu_report", "holoviews"),
     "widgets.app": Room(
         "w:words w:commands w:trace", "anywidget traitlets numpy panel holoviews param bokeh"
     ),
