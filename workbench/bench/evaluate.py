@@ -10,7 +10,7 @@ import math
 import queue
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from workbench.tools.contract import Tool
 from workbench.words import Field, Finish
 
 TRIES = 8  # runs that may fail one after the other before the evaluation does
-LOOK_S, CANCEL_S = 0.05, 30.0
+LOOK_S, CANCEL_S, BESIDE_S = 0.05, 30.0, 2.0
 NOTES = 4000
 
 
@@ -72,6 +72,8 @@ class Worker:
     tools: Sequence[Tool] = ()  # beside each problem's own
     budget: Mapping[str, Any] = field(default_factory=dict)
     curves: bool = False  # rows tell how much was in memory over the text
+    beside: Callable[[], Iterable[Row]] | None = None  # rows that others have by now
+    _looked: float = -math.inf
     _peaks: dict[str, int] = field(default_factory=dict)
     _flying: dict[int, _Flight] = field(default_factory=dict)
     _ended: "queue.Queue[int]" = field(default_factory=queue.Queue)
@@ -87,6 +89,11 @@ class Worker:
         while waiting or self._flying:
             while len(self._flying) < self.slots and (item := self._next(waiting)) is not None:
                 self._begin(item)
+            if not self._flying and self.beside is not None:
+                if time.perf_counter() - began > self.seconds:
+                    return
+                time.sleep(BESIDE_S)
+                continue
             if not self._flying:
                 raise ValueError(
                     f"{waiting[0].key}: a window needs the tree's run on the same problem; put tim"
@@ -130,6 +137,10 @@ class Worker:
 
     def _next(self, waiting: "deque[Item]") -> Item | None:
         """The first item that can begin; a window can when its tree has ended."""
+        if self.beside is not None and time.perf_counter() - self._looked > BESIDE_S:
+            self._looked = time.perf_counter()
+            for row in self.beside():
+                self._know(row)
         for place, item in enumerate(waiting):
             if item.cell.arm.name != "window" or item.problem_key in self._peaks:
                 del waiting[place]

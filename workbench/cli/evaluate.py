@@ -32,6 +32,7 @@ HANDED_ON = (
     "pages",
     "page_size",
     "adapter",
+    "peaks",
 )  # options of a worker
 SLOTS = {"cuda": 64, "torch-cuda": 64}  # runs at once by backend; 8 elsewhere
 
@@ -63,6 +64,9 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="what still runs then is given up; 0: tell the rows only",
     )
     verb.add_argument("--list", action="store_true", help="only tell the tasks and their levels")
+    verb.add_argument(
+        "--peaks", type=Path, metavar="F", help="rows of trees beside: they size the windows"
+    )
     verb.add_argument("--curves", action="store_true", help="rows tell what was in memory when")
     verb.add_argument("--share", default="0/1", help=argparse.SUPPRESS)  # a worker's, of --jobs
     engine_options(verb)
@@ -167,9 +171,13 @@ def worker(
     if args.seconds == 0 or all(item.key in known for item in mine):
         return rows
     session = open_session(args, None, record=False, record_top=0, max_rows=slots(args))
+    beside = None
+    if args.peaks:
+        parts = f"{args.peaks.stem}.*.jsonl"  # of the workers that write there now
+        beside = lambda: read_rows([args.peaks, *args.peaks.parent.glob(parts)]).values()  # noqa: E731
     hand = Worker(
         session, slots(args), known, out, args.seconds,
-        tools_of(args.tools), pairs(args.budget, "--budget"), args.curves,
+        tools_of(args.tools), pairs(args.budget, "--budget"), args.curves, beside,
     )  # fmt: skip
     progress = Progress()
     try:

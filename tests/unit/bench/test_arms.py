@@ -107,6 +107,20 @@ def test_a_window_waits_for_the_tree_and_is_as_large() -> None:
     assert sorted(row["arm"] for row in rows) == ["tim", "tim", "window", "window"]
 
 
+def test_a_window_takes_its_size_from_rows_that_others_write() -> None:
+    asked = []
+
+    def beside() -> list[dict[str, object]]:
+        asked.append(1)
+        tree = {"task": "chain", "level": 3, "seed": 0, "place": 0, "arm": "tim", "params": {}}
+        return [{**tree, "finish": "stop", "peak": 300}] if len(asked) > 1 else []
+
+    with fake_session() as session:
+        worker = Worker(session, 2, beside=beside)
+        [row] = worker.carry_out(Cell("chain", 3, ARMS["window"], 1).items())
+    assert len(asked) == 2 and row["arm"] == "window"
+
+
 def test_time_ends_an_evaluation() -> None:
     with fake_session() as session:
         cell = Cell("chain", 3, TREE, 5)
