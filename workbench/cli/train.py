@@ -18,6 +18,12 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     verb.add_argument("--steps", type=int, help="fewer or more steps than the recipe's")
     verb.add_argument("--seconds", type=float, help="as many steps as fit in this time")
+    verb.add_argument(
+        "--replay",
+        type=int,
+        metavar="N",
+        help="no training: N problems a family led along their right text, with the weights in OUT",
+    )
     speeds = ("plain", "compiled", "graph")
     verb.add_argument("--speed", choices=speeds, help="how a step runs; graph where CUDA is")
     verb.set_defaults(handler=run)
@@ -27,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from workbench.bench.rows import place
-    from workbench.train.recipes import RECIPES, train
+    from workbench.train.recipes import RECIPES, replay, train
 
     if args.recipe not in RECIPES:
         near = difflib.get_close_matches(args.recipe, RECIPES, 3) or sorted(RECIPES)
@@ -36,6 +42,10 @@ def run(args: argparse.Namespace) -> None:
     if args.steps:
         recipe = replace(recipe, steps=args.steps)
     out = Path(args.out)
+    if args.replay:
+        for replayed in replay(recipe, out / "adapter_model.safetensors", args.replay):
+            emit(asdict(replayed))
+        return
     if args.resume and not (out / "state.pt").exists():
         raise Failure(f"a checkpoint was wanted in {out}, none is there; leave --resume out")
     workers = max(1, min(8, (os.cpu_count() or 2) - 2))

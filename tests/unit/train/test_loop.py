@@ -1,19 +1,24 @@
 """The training net against transformers and PEFT; the loop learns, and goes on where it was cut."""
 
 import copy
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.model.shape import ModelShape, Rope
-from workbench.train.corpus import Encoder, Mixture, batch_at
+from workbench.tasks import task
+from workbench.train.corpus import Encoder, Mixture, batch_at, pack
 from workbench.train.loop import Loop, Recipe
 from workbench.train.masks import dense, rule
 from workbench.train.net import LINEARS, LoraFacts, TrainNet
+from workbench.train.replay import judge
 from workbench.train.step import Step
+from workbench.train.views import NO_TARGET
 
 VOCABULARY = 128  # ASCII, so that text is its own token ids
 SHAPE = ModelShape(
@@ -144,3 +149,25 @@ def test_the_rule_is_the_dense_mask() -> None:
 def test_rows_for_which_every_document_is_too_long() -> None:
     with pytest.raises(ValueError, match="no document of"):
         batch_at(replace(TREES, row=64), ascii_encoder(), 128, seed=0, step=0)
+
+
+def test_led_along_the_right_text(llama: LlamaForCausalLM) -> None:
+    """Predictions at targets are transformers' argmax; a net that says them all is exact."""
+    net = tiny_net(llama)
+    step = Step(net, torch.optim.SGD([torch.zeros(1)]), 1.0)
+    mixture = replace(TREES, thresholds=(0,))
+    problem = task("maze", 3, 1)
+    view = ascii_encoder().view(problem, mixture, random.Random(0))
+    batch, over = pack([view], 1, 1024)
+    assert not over
+    came = step.predictions(batch)
+    sampled = np.flatnonzero(view.targets != NO_TARGET)
+    for query in (sampled[0], sampled[len(sampled) // 2], sampled[-1]):
+        keys = [k for k in range(query + 1) if query < view.dead[k]]
+        with torch.no_grad():
+            logits = llama(torch.from_numpy(view.ids[keys]).long()[None]).logits[0, -1]
+        assert int(logits.argmax()) == came[0, query]
+    known = judge(step, "maze", 3, [replace(view, targets=came[0, : len(view)])])
+    assert (known.exact, known.errors, known.sampled) == (1, 0, len(sampled))
+    found = judge(step, "maze", 3, [view])
+    assert found.errors == int((came[0, : len(view)] != view.targets).sum()) and not found.exact
