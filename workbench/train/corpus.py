@@ -71,14 +71,17 @@ class Batch:
         return int(self.ids.size)
 
 
-def pack(views: Sequence[View], rows: int, row: int) -> Batch:
-    """First-fit, longest first, in `rows` rows of `row` tokens; views that find no room are left
-    out. `dead` becomes an index into the row."""
+def pack(views: Sequence[View], rows: int, row: int) -> tuple[Batch, list[View]]:
+    """First-fit, longest first, in `rows` rows of `row` tokens; and the views that found no room.
+    `dead` becomes an index into the row."""
     members: list[list[View]] = [[] for _ in range(rows)]
     free = [row] * rows
+    over: list[View] = []
     for view in sorted(views, key=len, reverse=True):
         place = next((i for i, left in enumerate(free) if left >= len(view)), None)
-        if place is not None:
+        if place is None:
+            over.append(view)
+        else:
             members[place].append(view)
             free[place] -= len(view)
     shape = (rows, row)
@@ -99,7 +102,7 @@ def pack(views: Sequence[View], rows: int, row: int) -> Batch:
             batch.document[b, span] = number
             batch.targets[b, span] = view.targets
             at += len(view)
-    return batch
+    return batch, over
 
 
 def batch_at(
@@ -117,4 +120,4 @@ def batch_at(
             filled += len(view)
         elif (missed := missed + 1) > 1000 and not views:
             raise ValueError(f"no document of {mixture.shares} fits a row of {mixture.row} tokens")
-    return pack(views, max(1, tokens // mixture.row), mixture.row)
+    return pack(views, max(1, tokens // mixture.row), mixture.row)[0]

@@ -108,6 +108,11 @@ class TrainNet(nn.Module):
     ) -> Tensor:
         """Mean loss over targets. ids, positions [B, N]; `places` [T] are indexes into the B·N
         tokens, `wanted` [T] the tokens to predict there, negative for none."""
+        x = self.hidden(ids, positions, mask)
+        return self.loss(self.shape, x, self.norm, self.head, places, wanted)
+
+    def hidden(self, ids: Tensor, positions: Tensor, mask: Mask) -> Tensor:
+        """[B, N, M] behind the last layer, before the final norm."""
         angles = positions[:, None, :, None].float() * self.inv_freq
         turn = angles.cos().to(self.embedding.dtype), angles.sin().to(self.embedding.dtype)
         x = F.embedding(ids, self.embedding)
@@ -115,7 +120,7 @@ class TrainNet(nn.Module):
         linears = [self.merged(name).unbind() for name in LINEARS]
         for weights in zip(*norms, *linears, strict=True):
             x = self.one_layer(self.shape, x, turn, mask, *weights)
-        return self.loss(self.shape, x, self.norm, self.head, places, wanted)
+        return x
 
     def adapter(self) -> dict[str, Tensor]:
         """The LoRA in PEFT's layout, bf16; the weights themselves where all were trained."""
@@ -128,6 +133,14 @@ class TrainNet(nn.Module):
             tensors[f"base_model.model.{place}.lora_A.weight"] = _leave(self.down[key][i])
             tensors[f"base_model.model.{place}.lora_B.weight"] = _leave(self.up[key][i])
         return tensors
+
+    def read_adapter(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take on a LoRA as `adapter` wrote it."""
+        with torch.no_grad():
+            for name, i in self._places():
+                key, place = _key(name), f"base_model.model.{_at(i)}.{name}"
+                self.down[key][i].copy_(tensors[f"{place}.lora_A.weight"])
+                self.up[key][i].copy_(tensors[f"{place}.lora_B.weight"])
 
     def _places(self) -> Iterator[tuple[str, int]]:
         return ((name, i) for i in range(self.shape.layers) for name in LINEARS)

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file
 
 from workbench.model.load import open_model
 from workbench.tasks.splits import SPLITS, Kind
 from workbench.train.corpus import Encoder, Mixture
 from workbench.train.loop import Loop, Recipe, Row
 from workbench.train.net import LINEARS, LoraFacts, TrainNet
-from workbench.train.step import Speed
+from workbench.train.replay import Replay, replays
+from workbench.train.step import Speed, Step
 
 BASE = "smollm2-135m-instruct"
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"  # no system text: tokens saved
@@ -88,3 +90,16 @@ def train(
     yield from loop.run()
     losses = {name: loop.validate(name) for name, _ in recipe.mixture.shares}
     (out / "validation.json").write_text(json.dumps(losses, indent=1))
+
+
+def replay(recipe: Recipe, weights: Path, n: int) -> Iterator[Replay]:
+    """`n` problems of every family at a short and a long level, led along their right text under
+    an adapter's weights."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    given = net(recipe, torch.bfloat16 if on_gpu else torch.float32)
+    given.read_adapter(load_file(weights))
+    given.to(device)
+    idle = torch.optim.SGD([torch.zeros(1)])
+    step = Step(given, idle, recipe.clip, "compiled" if on_gpu else "plain")
+    return replays(step, encoder(BASE), recipe.mixture.style, n)

@@ -10,13 +10,14 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
 from workbench.train.corpus import Batch
 from workbench.train.masks import Mask, Rule, dense, rule
 from workbench.train.net import TrainNet
-from workbench.train.views import NO_TARGET
+from workbench.train.views import NO_TARGET, Ints
 
 Speed = Literal["plain", "compiled", "graph"]
 TARGET_SHARE = 0.75  # of a batch's tokens at most are targets; what is over is left out
@@ -67,6 +68,21 @@ class Step:
         self._load(batch)
         return self._forward().detach()  # with gradients, or the layers were compiled once more
 
+    @torch.no_grad()
+    def predictions(self, batch: Batch) -> Ints:
+        """The likeliest next token at every target, [B, N], NO_TARGET elsewhere."""
+        self._load(batch, 1.0)
+        given, net = self._inputs, self.net
+        x = net.hidden(given["ids"], given["positions"], self._mask()).flatten(0, 1)
+        flat = batch.targets.reshape(-1)
+        places = np.flatnonzero(flat != NO_TARGET)
+        found = np.full(flat.shape, NO_TARGET, np.int32)
+        for part in np.array_split(places, 1 + len(places) // 8192):
+            chosen = x[torch.from_numpy(part).to(self.device)]
+            hidden = F.rms_norm(chosen, (x.shape[-1],), net.norm, net.shape.norm_eps)
+            found[part] = (hidden @ net.head.T).argmax(-1).to(torch.int32).cpu().numpy()
+        return found.reshape(batch.targets.shape)
+
     def _update(self) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._forward()
@@ -98,12 +114,12 @@ class Step:
         rows, row = document.shape
         return self._blocks(self._rule, rows, None, row, row, device=str(self.device))
 
-    def _load(self, batch: Batch) -> None:
+    def _load(self, batch: Batch, share: float = TARGET_SHARE) -> None:
         flat = batch.targets.reshape(-1)
         places = np.flatnonzero(flat != NO_TARGET)
         if not len(places):
             raise ValueError("a batch without targets: every document was longer than the row")
-        limit = int(batch.tokens * TARGET_SHARE)
+        limit = int(batch.tokens * share)
         places = places[:limit]
         wanted = np.full(limit, NO_TARGET, np.int64)
         wanted[: len(places)] = flat[places]
