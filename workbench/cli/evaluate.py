@@ -50,6 +50,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--arms", metavar="LIST", help="of tim,flat,window,base, or all of them: all")
     verb.add_argument(
         "--plan",
+        action="append",
         type=Path,
         metavar="F",
         help="cells as a JSON list, most wanted first; --arms picks of it",
@@ -139,11 +140,12 @@ def cells(args: argparse.Namespace) -> "list[Any]":
         raise Failure(f"--arms: some of {', '.join(ARMS)} were wanted, {unknown[0]!r} came")
     if args.plan:
         try:
-            planned = [cell(one) for one in json.loads(args.plan.read_text())]
+            found = [one for path in args.plan for one in json.loads(path.read_text())]
+            planned = [cell(one) for one in found]
         except (OSError, json.JSONDecodeError, KeyError) as error:
             raise Failure(
-                f"--plan: a JSON list of cells with task, level, arm and n was wanted, {args.plan}"
-                f" gave {error!r}"
+                f"--plan: a JSON list of cells with task, level, arm and n was wanted;"
+                f" {', '.join(map(str, args.plan))} gave {error!r}"
             ) from error
         return [one for one in planned if not args.arms or one.arm.name in names]
     params = pairs(args.param, "--param")
