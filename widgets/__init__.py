@@ -15,6 +15,7 @@ from widgets.kv_pages import KVPages, MemoryOverTime
 from widgets.outline import Outline
 from widgets.page import render_page
 from widgets.reasoning_tree import ReasoningTree
+from widgets.structure import StructureEditor
 from widgets.timeline import Steps, Tokens
 from workbench.trace.trace import Trace
 
@@ -28,7 +29,9 @@ __all__ = [
     "Outline",
     "ReasoningTree",
     "Steps",
+    "StructureEditor",
     "Tokens",
+    "TrainingReport",
     "WorkbenchWidget",
     "card",
     "form",
@@ -50,4 +53,8 @@ def __getattr__(name: str) -> Any:
         from widgets.eval_report import EvalReport
 
         return EvalReport
+    if name == "TrainingReport":
+        from widgets.training_report import TrainingReport
+
+        return TrainingReport
     raise AttributeError(f"module 'widgets' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -29,8 +29,9 @@ ENTRIES = {
     "composite": "composite/widget.js",
     "outline": "outline/widget.js",
     "page": "composite/page.js",
+    "structure": "structure/widget.js",
 }
-STYLES = ("shared/tokens.css", "composite/style.css")
+STYLES = ("shared/tokens.css", "composite/style.css", "structure/style.css")
 LIMIT = 300_000  # bytes: a bundle travels with every widget
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from widgets.base import asset
 from widgets.bench import browser
 from widgets.formatters import card
 from widgets.page import render_page
+from widgets.structure import Judge
 from workbench.trace.trace import Trace
 
 THEMES = ("light", "dark")
@@ -37,8 +39,9 @@ VIEWS: dict[str, tuple[int, int, list[str], str]] = {
 }  # fmt: skip
 
 
-def shoot(path: Path, out: Path) -> list[Path]:
-    """Opens the trace at `path`; writes the pictures and the page they are of into `out`."""
+def shoot(path: Path, out: Path, judge: Judge) -> list[Path]:
+    """Opens the trace at `path`; writes the pictures and the page they are of into `out`. `judge`
+    is what the structure editor asks."""
     tables = Trace.open(path).tables()
     made = []
     with browser() as chromium:
@@ -53,6 +56,7 @@ def shoot(path: Path, out: Path) -> list[Path]:
                 made.append(_picture(page, source, out / f"{name}-{theme}.png", act))
                 source.unlink()
         made += _cards(chromium, tables, out)
+        made += _structures(chromium, out, judge)
     return made
 
 
@@ -77,3 +81,94 @@ def _cards(chromium: Any, tables: Any, out: Path) -> Iterator[Path]:
         page.screenshot(path=target, full_page=True)
         page.close()
         yield target
+
+
+SAMPLE: dict[str, Any] = {
+    "types": [
+        {
+            "name": "research",
+            "about": "One question, answered from pages",
+            "tools": [],
+            "must_call": False,
+            "subtasks": {
+                "sequence": [
+                    {"list": "search", "least": 1, "most": 3},
+                    {"list": {"choice": ["read", "compare"]}, "least": 1, "most": None},
+                    {"list": "verify", "least": 0, "most": 1},
+                ]
+            },
+        },
+        {
+            "name": "search",
+            "about": "Find pages",
+            "tools": ["search"],
+            "must_call": True,
+            "subtasks": None,
+        },
+        {
+            "name": "read",
+            "about": "Take a fact from one",
+            "tools": ["search", "lookup"],
+            "must_call": False,
+            "subtasks": None,
+        },
+        {"name": "compare", "about": "", "tools": [], "must_call": False, "subtasks": None},
+        {"name": "verify", "about": "", "tools": ["python"], "must_call": True, "subtasks": None},
+    ],
+    "reasoning": {"list": "research", "least": 1, "most": None},
+    "answer": None,
+}
+TOOLS = ("search", "lookup", "python")
+
+MOUNT = """
+async ([source, css, state]) => {
+  const style = document.createElement("style");
+  style.textContent = css;
+  document.head.append(style);
+  const listeners = new Map();
+  const tell = (name) => (listeners.get(name) ?? []).forEach((f) => f());
+  globalThis.model = {
+    state, saved: [],
+    get: (name) => state[name],
+    set: (name, value) => { state[name] = value; tell(`change:${name}`); },
+    save_changes: () => model.saved.push(JSON.parse(JSON.stringify(state.value))),
+    on: (name, f) => listeners.set(name, [...(listeners.get(name) ?? []), f]),
+    off: (name, f) => listeners.set(name, listeners.get(name).filter((g) => g !== f)),
+    get listening() { return [...listeners.values()].reduce((n, l) => n + l.length, 0); },
+  };
+  const module = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+  globalThis.open = () => {
+    const el = document.body.appendChild(document.createElement("main"));
+    const close = module.default.render({ model, el });
+    return () => { close(); el.remove(); };
+  };
+  globalThis.close = open();
+}
+"""
+
+
+def mount(page: Any, state: dict[str, Any]) -> None:
+    """The structure editor in a page, on a model of plain JavaScript with these traits."""
+    ground = "background:light-dark(#f3f4f6,#0e1013)"
+    style = f"<style>:root{{color-scheme:light dark}}body{{margin:12px;{ground}}}</style>"
+    page.set_content(f"<!doctype html><meta charset=utf-8>{style}<body></body>")
+    given = {"tools": list(TOOLS), "theme": None, **state}
+    page.evaluate(MOUNT, [asset("structure.js"), asset("style.css"), given])
+
+
+def _structures(chromium: Any, out: Path, judge: Judge) -> Iterator[Path]:
+    wrong = {**SAMPLE, "reasoning": {"list": "reserch", "least": 1, "most": None}}
+    views = {
+        "structure": (1144, SAMPLE),
+        "structure-420": (444, SAMPLE),
+        "structure-wrong": (924, wrong),
+    }
+    for name, (width, value) in views.items():
+        for theme in THEMES:
+            page = chromium.new_page(viewport={"width": width, "height": 400}, color_scheme=theme)
+            mount(page, {"value": value, "report": judge(value)})
+            page.focus('[data-list="research"] [data-path="0"]')
+            target = out / f"{name}-{theme}.png"
+            page.screenshot(path=target, full_page=True)
+            page.close()
+            yield target

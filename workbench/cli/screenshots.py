@@ -24,9 +24,10 @@ def run(args: argparse.Namespace) -> None:
             " install the extra: pip install 'reasoning-workbench[test]'"
         )
     from widgets.gallery import shoot
+    from workbench.session.editing import judge
 
     args.out.mkdir(parents=True, exist_ok=True)
-    files = [str(path) for path in shoot(existing(args.trace), args.out)]
+    files = [str(path) for path in shoot(existing(args.trace), args.out, judge)]
     if args.json:
         emit({"files": files})
     else:

@@ -1,5 +1,6 @@
 """A structure as the Python classes that declare it."""
 
+import json
 import re
 
 from workbench.reasoning.parts import Choice, Many, One, Part, Sequence, names
@@ -41,17 +42,27 @@ def _block(one: TaskType, late: bool) -> str:
     title = class_name(one.name)
     lines = [f"class {title}(TaskClass):"]
     if one.about:
-        lines.append(f"    {one.about!r}")
+        lines.append(f'    """{one.about}"""' if plain(one.about) else f"    {one.about!r}")
     if re.sub(r"(?<!^)(?=[A-Z])", "_", title).lower() != one.name:
-        lines.append(f"    name = {one.name!r}")
+        lines.append(f"    name = {quoted(one.name)}")
     if one.tools:
-        lines.append(f"    tools = {one.tools!r}")
+        names = ", ".join(map(quoted, one.tools))
+        lines.append(f"    tools = ({names}{',' if len(one.tools) == 1 else ''})")
     if one.must_call:
         lines.append("    must_call = True")
     if one.subtasks is not None:
         hint = _hint(one.subtasks)
-        lines.append(f"    subtasks: {repr(hint) if late else hint}")
+        lines.append(f"    subtasks: {quoted(hint) if late else hint}")
     return "\n".join(lines if len(lines) > 1 else [*lines, "    pass"])
+
+
+def plain(text: str) -> bool:
+    """It can stand between three quotes as it is."""
+    return text.isprintable() and "\\" not in text and '"' not in text
+
+
+def quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _hint(part: Part) -> str:
