@@ -258,9 +258,8 @@ class RunContext:
         self.engine.emit(
             ToolCalled(self.engine.now, t, node.id, branch.seq, call, name, parameters)
         )
-        outcome = await invoke(
-            tool, arguments, timeout=self._tool_timeout, max_chars=self._tool_chars
-        )
+        seconds = getattr(tool, "timeout", self._tool_timeout)
+        outcome = await invoke(tool, arguments, timeout=seconds, max_chars=self._tool_chars)
         self.engine.emit(
             ToolReturned(
                 self.engine.now, self.engine.t(), node.id, branch.seq, call, outcome.ok,

@@ -55,9 +55,18 @@ class Meter:
             case BranchOpened():
                 self._request_of[event.seq] = event.request
             case ToolReturned():
-                self.of(self._request_of[event.seq]).tool_s += event.seconds
+                if event.seq in self._request_of:
+                    self.of(self._request_of[event.seq]).tool_s += event.seconds
         if self.listeners:
             self._tell(event)
+        if isinstance(event, RequestEnded):
+            self._forget(event.request)
+
+    def _forget(self, request: RequestId) -> None:
+        for node in [n for n, owner in self._node_of.items() if owner == request]:
+            del self._node_of[node], self._depths[node]
+        for seq in [s for s, owner in self._request_of.items() if owner == request]:
+            del self._request_of[seq]
 
     def _tell(self, event: Event) -> None:
         request = getattr(event, "request", None)

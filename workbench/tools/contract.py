@@ -18,7 +18,8 @@ class ToolError(ValueError):
 
 
 class Tool(Protocol):
-    """A function that a tree may call. `parameters` is the JSON schema of its arguments."""
+    """A function that a tree may call. `parameters` is the JSON schema of its arguments. One that
+    has a `timeout` (seconds) may take so long."""
 
     @property
     def name(self) -> str: ...
