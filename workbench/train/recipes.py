@@ -14,7 +14,7 @@ from workbench.tasks.splits import SPLITS, Kind
 from workbench.train.corpus import Encoder, Mixture
 from workbench.train.loop import Loop, Recipe, Row
 from workbench.train.net import LINEARS, LoraFacts, TrainNet
-from workbench.train.replay import Replay, replays
+from workbench.train.led import Replay, replays
 from workbench.train.step import Speed, Step
 
 BASE = "smollm2-135m-instruct"

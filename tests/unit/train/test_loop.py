@@ -16,7 +16,7 @@ from workbench.train.corpus import Encoder, Mixture, batch_at, pack
 from workbench.train.loop import Loop, Recipe
 from workbench.train.masks import dense, rule
 from workbench.train.net import LINEARS, LoraFacts, TrainNet
-from workbench.train.replay import judge
+from workbench.train.led import judge
 from workbench.train.step import Step
 from workbench.train.views import NO_TARGET
 
