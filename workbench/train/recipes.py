@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from workbench.model.load import open_model
 from workbench.tasks.splits import SPLITS, Kind
 from workbench.train.corpus import Encoder, Mixture
+from workbench.train.led import Replay, replays
 from workbench.train.loop import Loop, Recipe, Row
 from workbench.train.net import LINEARS, LoraFacts, TrainNet
-from workbench.train.led import Replay, replays
 from workbench.train.step import Speed, Step
 
 BASE = "smollm2-135m-instruct"

@@ -13,10 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from workbench.model.shape import ModelShape, Rope
 from workbench.tasks import task
 from workbench.train.corpus import Encoder, Mixture, batch_at, pack
+from workbench.train.led import judge
 from workbench.train.loop import Loop, Recipe
 from workbench.train.masks import dense, rule
 from workbench.train.net import LINEARS, LoraFacts, TrainNet
-from workbench.train.led import judge
 from workbench.train.step import Step
 from workbench.train.views import NO_TARGET
 
