@@ -146,8 +146,10 @@ class Session:
             pending = asyncio.all_tasks(self._loop)
             if pending:  # they see their branches gone and end
                 self._loop.run_until_complete(asyncio.wait(pending, timeout=CLOSING / 6))
-                for task in asyncio.all_tasks(self._loop):
-                    task.cancel()
+                if left := asyncio.all_tasks(self._loop):
+                    for task in left:
+                        task.cancel()
+                    self._loop.run_until_complete(asyncio.wait(left, timeout=1))
         finally:
             self._recorder.close(
                 complete=not self._interrupted and all(run.done for run in self.runs)
