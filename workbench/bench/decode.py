@@ -31,7 +31,7 @@ from workbench.model.shape import ModelShape
 
 SHAPES = ("qwen3-8b", "qwen3-30b-a3b")
 BATCHES = (1, 8, 64)
-CONTEXT, STEPS, WARM = 4096, 48, 12
+CONTEXT, STEPS, WARM = 4096, 64, 12
 PAGE = 16
 
 

@@ -24,7 +24,7 @@ from workbench.bench.random_net import random_model
 from workbench.bench.rows import place
 from workbench.commands import (
     Command,
-    ForkAt,
+    ForkNode,
     Pause,
     PinPage,
     PruneNode,
@@ -50,9 +50,10 @@ from workbench.words import PageId
 LINKS, SEED = 40, 22
 ROUNDS, FORKS = 36, 3
 LIMIT = 2_000_000  # bytes of a recording
+WAIT = 300.0  # seconds for a run
 ANSWER: dict[type[Command], type[Event]] = {
     Pause: RunPaused, Resume: RunResumed, StepTokens: RunPaused, PruneNode: Pruned,
-    ForkAt: BranchOpened, PinPage: PagePinned,
+    ForkNode: BranchOpened, PinPage: PagePinned,
 }  # fmt: skip
 
 
@@ -109,8 +110,7 @@ def tim(model: str, folder: Path) -> Iterator[dict[str, Any]]:
         began, before = time.perf_counter(), watch.steps
         taken = _drive(session, run, watch)
         each = (time.perf_counter() - began) / max(1, watch.steps - before)
-        run.cancel()
-        _until(lambda: run.done)
+        run.wait(WAIT)  # to its answer: a recording that ends as runs do
         impl, graphs = session.model.name, replays(session.engine)
     for name, values in taken.items():
         if not values:
@@ -160,9 +160,9 @@ def _drive(session: Session, run: Run, watch: _Watch) -> dict[str, list[float]]:
         node = _prunable(session, run)
         if node is not None:
             send(node)
-        if turn % (ROUNDS // FORKS) == 5 and run.main is not None:
-            branch = session.engine.memory.branches[run.main]
-            send(ForkAt(run.main, len(branch.tokens) - 8, temperature=0.8, seed=turn))
+        if turn % (ROUNDS // FORKS) == 2 and run.main is not None:
+            newest = max(run.nodes.values(), key=lambda node: node.first)
+            send(ForkNode(newest.id, temperature=0.8, seed=turn))
     return taken
 
 
@@ -189,7 +189,7 @@ def forks(model: str, folder: Path) -> Iterator[dict[str, Any]]:
     prompt = "A shop sells pens at 3 coins and books at 11. What do 4 pens and 2 books cost?"
     with open_workbench(model=model, trace=path) as session:
         run = session.run(prompt, "vote", n=16, max_tokens=160)
-        result = run.wait(300)
+        result = run.wait(WAIT)
         impl = session.model.name
     yield _row("16 forks", "SmolLM2, 160 tokens each", impl) | {
         "value": result.summary["tok_s"], "unit": "tok/s",
@@ -207,7 +207,7 @@ def experts(model: str, folder: Path) -> Iterator[dict[str, Any]]:
     settings = Settings(str(net.source.name), trace=path, pages=128, record_routing=True)
     with Session(net, settings) as session:
         run = session.run("Experts, take your turns.", "vote", n=4, max_tokens=96)
-        run.wait(300)
+        run.wait(WAIT)
         impl = session.model.name
     yield _kept(path, impl)
 

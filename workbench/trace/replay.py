@@ -48,8 +48,9 @@ class Audit:
 class AuditedBranch:
     """A branch as the facts tell it."""
 
-    def __init__(self, request: int) -> None:
+    def __init__(self, request: int, parent: int | None = None, at: int = 0) -> None:
         self.request = request
+        self.parent, self.at = parent, at  # whose stream it shares before which index
         self.tokens: list[int] = []
         self.births: list[int] = []  # number of the fact that brought each token
         self.resident: list[int] = []
@@ -91,7 +92,7 @@ class StreamAudit:
         self._fact += 1
         if e.seq in self.branches:
             self.say(f"step {e.step}: branch {e.seq} is opened twice")
-        branch = self.branches[e.seq] = AuditedBranch(e.request)
+        branch = self.branches[e.seq] = AuditedBranch(e.request, e.parent, e.at)
         parent = self.branches.get(e.parent) if e.parent is not None else None
         if e.parent is not None and parent is None:
             self.say(

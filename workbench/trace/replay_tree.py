@@ -123,7 +123,7 @@ class TreeAudit:
             return
         tasks = [child for child in node.children if child.opened.kind is NodeKind.TASK]
         listed = len(value.get("subtasks") or ())
-        if listed != len(tasks):
+        if listed != len(tasks) + self._inherited(node):
             self.say(
                 f"step {e.step}: the text of {node.name} lists {listed} subtasks, the tree has "
                 f"{len(tasks)}"
@@ -136,6 +136,23 @@ class TreeAudit:
                 f"step {e.step}: the text of {node.name} concludes {value['conclusion']!r}, the "
                 f"tree {e.conclusion!r}"
             )
+
+    def _inherited(self, node: AuditedNode) -> int:
+        """Subtasks in the text of a fork's node that were done before the fork: they stand under
+        the node of which it is the copy."""
+        branch = self._streams.branches[node.opened.seq]
+        if branch.parent is None or node.opened.index >= branch.at:
+            return 0
+        place = (branch.parent, node.opened.path, node.opened.index)
+        for other in self._nodes.values():
+            if (other.opened.seq, other.opened.path, other.opened.index) == place:
+                done = [
+                    child for child in other.children
+                    if child.opened.kind is NodeKind.TASK and child.opened.seq == branch.parent
+                    and child.closed is not None and child.closed.index <= branch.at
+                ]  # fmt: skip
+                return len(done) + self._inherited(other)
+        return 0
 
     def _field(self, node: AuditedNode, e: ev.NodeClosed, span: ev.FieldSpanned, said: Any) -> None:
         text = self._streams.text(span.seq, span.start, span.stop).decode("utf-8", "replace")

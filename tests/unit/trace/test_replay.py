@@ -14,7 +14,7 @@ from tests.unit.trace.synthetic import tim_run
 from tests.unit.trace.test_tables import program
 from workbench import events as ev
 from workbench.events import Event
-from workbench.trace import Recorder
+from workbench.trace import Recorder, Trace
 from workbench.trace.replay import audit, replay
 from workbench.words import (
     Field,
@@ -28,6 +28,8 @@ from workbench.words import (
     SeqId,
     Step,
 )
+
+RECORDINGS = Path(__file__).resolve().parents[3] / "binder" / "traces"
 
 
 def with_texts(events: list[Event]) -> list[Event]:
@@ -300,3 +302,9 @@ def test_replay_of_a_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
     found = replay(path)
     assert not found["ok"] and "could not be read" in found["violations"][-1]
+
+
+@pytest.mark.parametrize("path", sorted(RECORDINGS.glob("*.wbt")), ids=lambda path: path.stem)
+def test_the_recordings_agree_with_themselves(path: Path) -> None:
+    """Among them a tree that was forked inside its open lists."""
+    assert audit(Trace.open(path).events()) == []
