@@ -16,7 +16,7 @@ from workbench.engine.grammar import Vocabulary, regex
 from workbench.engine.protocols import Sampler, Until
 
 pytestmark = pytest.mark.gpu
-ROWS = 9
+ROWS = 7  # fewer than are held back for: the same rows in every step, so the same bits
 
 
 class Run:

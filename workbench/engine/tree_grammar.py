@@ -15,11 +15,8 @@ the runtime.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workbench.engine.grammar import (
     GrammarError,
@@ -31,6 +28,7 @@ from workbench.engine.grammar import (
     allowed,
     compile_schema,
 )
+from workbench.engine.strings import Strings
 
 
 class Place(IntEnum):
@@ -104,10 +102,17 @@ class TreeGrammar:
         self.schemas = [compile_schema(tool.parameters) for tool in shape.tools]
         self.any_json = compile_schema({})
         self.answer = None if shape.answer is None else compile_schema(shape.answer)
+        self._values: dict[str, GrammarMatcher] = {}
         self._rules: dict[tuple[Place, int, Stack], tuple[Rule, ...]] = {}
 
     def matcher(self) -> "TreeMatcher":
         return TreeMatcher(self)
+
+    def value(self, schema: str) -> GrammarMatcher:
+        """A matcher at the beginning of a value of `schema`."""
+        if schema not in self._values:
+            self._values[schema] = GrammarMatcher(self.vocabulary, schema, "JSON value")
+        return self._values[schema].copy()
 
     def rules(self, state: State) -> tuple[Rule, ...]:
         key = (state.place, state.depth, state.stack)
@@ -292,7 +297,7 @@ class TreeMatcher:
     def _value(self, state: State) -> GrammarMatcher:
         key = (state.place, state.tool, state.value)
         if self._live is None or self._live_for != key:
-            self._live = GrammarMatcher(self.grammar.vocabulary, self._schema(state), "JSON value")
+            self._live = self.grammar.value(self._schema(state))
             for token in state.value:
                 self._live.consume(token)
             self._live_for = key
@@ -319,86 +324,3 @@ class TreeMatcher:
             f"tree: token {came!r} cannot stand at {state.place.name.lower()}, depth {state.depth},"
             f" token {len(self._history) - 1} of the tree; structure allowed there: {wanted}"
         )
-
-
-_NORMAL, _ESCAPE, _HEX4, _SURROGATE, _HEX3, _HEX2, _HEX1 = range(7)
-_TAIL1, _TAIL2, _TAIL3, _AFTER_E0, _AFTER_ED, _AFTER_F0, _AFTER_F4, _DEAD = range(7, 15)
-
-
-@cache
-def _automaton() -> NDArray[np.uint8]:
-    """next[state, byte] over the inside of a JSON string: escapes, and UTF-8 without its bad
-    forms."""
-    table: NDArray[np.uint8] = np.full((15, 256), _DEAD, dtype=np.uint8)
-    table[_NORMAL, 0x20:0x80] = _NORMAL
-    table[_NORMAL, ord('"')] = _DEAD
-    table[_NORMAL, ord("\\")] = _ESCAPE
-    table[_NORMAL, 0xC2:0xE0] = _TAIL1
-    table[_NORMAL, 0xE0:0xF0] = _TAIL2
-    table[_NORMAL, 0xF0:0xF5] = _TAIL3
-    for lead, state in ((0xE0, _AFTER_E0), (0xED, _AFTER_ED), (0xF0, _AFTER_F0), (0xF4, _AFTER_F4)):
-        table[_NORMAL, lead] = state
-    table[_TAIL1, 0x80:0xC0] = _NORMAL
-    table[_TAIL2, 0x80:0xC0] = _TAIL1
-    table[_TAIL3, 0x80:0xC0] = _TAIL2
-    table[_AFTER_E0, 0xA0:0xC0] = _TAIL1
-    table[_AFTER_ED, 0x80:0xA0] = _TAIL1
-    table[_AFTER_F0, 0x90:0xC0] = _TAIL2
-    table[_AFTER_F4, 0x80:0x90] = _TAIL2
-    table[_ESCAPE, list(b'"\\/bfnrt')] = _NORMAL
-    table[_ESCAPE, ord("u")] = _HEX4
-    digits = list(b"0123456789abcdefABCDEF")
-    for state, after in ((_HEX4, _HEX3), (_HEX3, _HEX2), (_HEX2, _HEX1), (_HEX1, _NORMAL)):
-        table[state, digits] = after
-    table[_HEX4, list(b"dD")] = _SURROGATE  # no halves of a pair: they cannot be written as UTF-8
-    table[_SURROGATE, list(b"01234567")] = _HEX2
-    return table
-
-
-class Strings:
-    """Which tokens may continue the inside of a JSON string, by state of the automaton."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._masks: dict[int, Mask] = {}
-        self._after: dict[int, NDArray[np.uint8]] = {}
-
-    def mask(self, state: int) -> Mask:
-        if state not in self._masks:
-            self._run(state)
-        return self._masks[state]
-
-    def after(self, state: int, token: int) -> int | None:
-        """State behind `token`; None where it cannot stand."""
-        if state not in self._after:
-            self._run(state)
-        ends = self._after[state]
-        if not 0 <= token < ends.size or ends[token] == _DEAD:
-            return None
-        return int(ends[token])
-
-    def _run(self, state: int) -> None:
-        size = self._vocabulary.size
-        text, length = self._bytes
-        ends: NDArray[np.uint8] = np.full(size, state, dtype=np.uint8)
-        table = _automaton()
-        for column in range(text.shape[1]):
-            live = np.flatnonzero(length > column)
-            ends[live] = table[ends[live], text[live, column]]
-        ends[length == 0] = _DEAD
-        self._after[state] = ends
-        bits = np.zeros(self._vocabulary.words * 32, dtype=bool)
-        bits[:size] = ends != _DEAD
-        self._masks[state] = np.packbits(bits, bitorder="little").view(np.int32)
-
-    @property
-    def _bytes(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        vocabulary = self._vocabulary
-        skip = vocabulary.special | vocabulary.eos
-        kept = [b"" if i in skip else token for i, token in enumerate(vocabulary.tokens)]
-        length = np.zeros(vocabulary.size, dtype=np.int64)
-        length[: len(kept)] = [len(token) for token in kept]
-        text = np.zeros((vocabulary.size, int(length.max(initial=1))), dtype=np.uint8)
-        for i, token in enumerate(kept):
-            text[i, : len(token)] = np.frombuffer(token, dtype=np.uint8)
-        return text, length

@@ -122,8 +122,9 @@ class TreeTracker:
         stand; what was read before stays valid."""
         self._index = index
         self._progress = Progress()
-        for byte in text:
-            self._byte(byte)
+        if not self._take_whole(text):
+            for byte in text:
+                self._byte(byte)
         level = self._levels[-1] if self._levels else None
         if level and level.kind == "tool" and level.key == "tool_result" and level.state == "value":
             self._progress.wants_result = level.node if self._value is None else None
@@ -227,6 +228,19 @@ class TreeTracker:
         value.last = self._index
         if value.first is None:
             value.first = self._index
+
+    def _take_whole(self, text: bytes) -> bool:
+        """A token inside a string, as most are, without a look at each byte."""
+        value = self._value
+        if value is None or not value.is_string or value.escaped or not text:
+            return False
+        if b'"' in text or b"\\" in text:
+            return False
+        value.text += text
+        value.last = self._index
+        if value.first is None:
+            value.first = self._index
+        return True
 
     def _parse(self, value: _Value) -> Any:
         try:

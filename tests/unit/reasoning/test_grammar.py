@@ -18,7 +18,8 @@ from workbench.engine.grammar import (
     regex,
     unroll,
 )
-from workbench.engine.tree_grammar import Strings, ToolShape, TreeGrammar, TreeMatcher, TreeShape
+from workbench.engine.strings import Strings
+from workbench.engine.tree_grammar import ToolShape, TreeGrammar, TreeMatcher, TreeShape
 
 NODE = {
     "$defs": {
