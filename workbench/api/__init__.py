@@ -19,4 +19,8 @@ A strategy's text comes as `reasoning_content`, its answer as `content`. With `e
 the tree is the field `workbench` of a chunk whose delta is empty: `node_opened`, `node_titled`,
 `node_closed`, `tool_called`, `tool_returned`, `pruned`, with the fields of the trace's facts, and
 last `run_ended` with the run's figures. Without stream they are the list `workbench.events`.
+
+A strategy may call the client's own function tools too. The reply then ends with `tool_calls` while
+the inference waits, its memory kept; the next request, whose last message is the result, goes on in
+the same inference (a wait of over 120 s ends it).
 """

@@ -18,6 +18,7 @@ from workbench.api.errors import ApiError, unauthorized
 from workbench.api.gate import Gate
 from workbench.api.live import Completion
 from workbench.api.plan import models
+from workbench.api.remote import Course, Parked
 from workbench.session import Run, Session
 from workbench.tools import Tool
 
@@ -34,12 +35,22 @@ class Api:
         tools: Sequence[Tool] = (),
         parallel: int | None = None,
         queue: int = 256,
+        patience: float = 120.0,
     ) -> None:
+        """`patience`: seconds that a run waits for the result of a client's tool."""
         self.session, self.tools = session, tuple(tools)
         self.gate = Gate(parallel or session.settings.max_rows, queue)
         self.runs: set[Run] = set()
+        self.parked = Parked(patience, self.end)
         self.started = int(time.time())
         self.fingerprint = f"workbench-{session.model.name}"
+
+    def end(self, course: Course) -> None:
+        """The run is over, or nobody wants it any more."""
+        course.run.cancel()
+        if course.run in self.runs:
+            self.runs.discard(course.run)
+            self.session.runs.remove(course.run)
 
     def cut(self) -> None:
         """End what runs: its clients are told."""

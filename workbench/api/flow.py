@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.api.errors import ApiError, failed
+from workbench.api.remote import Wanted
 from workbench.engine.errors import BadArgument, EngineError, PoolTooSmall, PromptTooLong, Unserved
 from workbench.engine.grammar import GrammarError
 from workbench.events import Event
@@ -30,30 +31,31 @@ class Flow:
     def __init__(self, kinds: tuple[type[Event], ...]) -> None:
         self._kinds = kinds
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Event | Ended] = asyncio.Queue()
+        self._queue: asyncio.Queue[Event | Wanted | Ended] = asyncio.Queue()
 
     def listener(self, event: Event) -> None:
         if isinstance(event, self._kinds):
-            self._put(event)
+            self.put(event)
 
     def ended(self, future: "Future[Result]") -> None:
         error = future.exception()
-        self._put(Ended(error=error) if error else Ended(future.result()))
+        self.put(Ended(error=error) if error else Ended(future.result()))
 
-    def _put(self, item: Event | Ended) -> None:
+    def put(self, item: Event | Wanted | Ended) -> None:
+        """From any thread."""
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
         except RuntimeError:  # the server's loop has gone; nobody listens
             return
 
     async def items(self) -> AsyncIterator[list[Any]]:
-        """What has come since the last look, at least one; the last item of all is an `Ended`."""
+        """What has come since the last look, at least one; ends with an `Ended` or a `Wanted`."""
         while True:
             batch = [await self._queue.get()]
-            while not self._queue.empty():
+            while not (self._queue.empty() or isinstance(batch[-1], Wanted)):
                 batch.append(self._queue.get_nowait())
             yield batch
-            if isinstance(batch[-1], Ended):
+            if isinstance(batch[-1], Ended | Wanted):
                 return
 
 

@@ -10,8 +10,9 @@ from starlette.types import Message, Receive, Scope, Send
 from workbench.api.body import ChatRequest
 from workbench.api.errors import ApiError, failed
 from workbench.api.flow import Ended, Flow, outcome
-from workbench.api.plan import Plan, plan
-from workbench.api.replies import SPOKEN, TREE, ChatTeller, Delta, Teller, TreeTeller
+from workbench.api.plan import plan
+from workbench.api.remote import Course, RemoteTool, Wanted
+from workbench.api.replies import SPOKEN, TREE, ChatTeller, Delta, TreeTeller
 from workbench.api.wire import DONE, Envelope, sse
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ STREAM_HEADERS = [
 
 
 class Completion(Response):
-    """The run lives no longer than the client's connection."""
+    """The run lives no longer than the client's connection, but for one that waits for the result
+    of the client's own tool."""
 
     def __init__(self, api: "Api", asked: ChatRequest) -> None:
         self.api, self.asked = api, asked
@@ -43,9 +45,10 @@ class Completion(Response):
 
         try:
             async with self.api.gate:
-                ready = await asyncio.to_thread(plan, self.api.session, self.api.tools, self.asked)
+                course = self.api.parked.take(self.asked.messages[-1]) or await self._begin()
+                course.teller.asked = self.asked
                 answer = self._stream if self.asked.stream else self._whole
-                await answer(ready, scope, receive, told)
+                await answer(course, scope, receive, told)
         except ApiError as error:
             await self._refuse(error, begun, scope, receive, send)
         except Exception as fault:  # ours: the client is told, the server's log says where
@@ -60,16 +63,35 @@ class Completion(Response):
         else:
             await JSONResponse(error.body, error.status)(scope, receive, send)
 
-    async def _whole(self, ready: Plan, scope: Scope, receive: Receive, send: Send) -> None:
-        teller = self._teller(ready)
-        deltas = [delta async for batch in self._told(ready, teller) for delta in batch]
-        reply = self._envelope().whole(deltas, teller.usage, self.asked.logprobs)
+    async def _begin(self) -> Course:
+        api = self.api
+        ready = await asyncio.to_thread(plan, api.session, api.tools, self.asked)
+        flow = Flow((*SPOKEN, *TREE) if self.asked.extension.events else SPOKEN)
+        remote = [RemoteTool(tool, api.parked.timeout, flow.put) for tool in ready.remote]
+        run = api.session.run(
+            ready.prompt,
+            ready.strategy,
+            seed=ready.seed,
+            budget=self.asked.extension.budget,
+            tools=[*ready.tools, *remote],
+            ids=ready.ids,
+            listener=flow.listener,
+        )
+        run.future.add_done_callback(flow.ended)
+        api.runs.add(run)
+        kind = TreeTeller if ready.is_tree else ChatTeller
+        teller = kind(self.asked, api.session.model.tokenizer.token_bytes, api.session.texts.eos)
+        return Course(run, flow, teller)
+
+    async def _whole(self, course: Course, scope: Scope, receive: Receive, send: Send) -> None:
+        deltas = [delta async for batch in self._told(course) for delta in batch]
+        reply = self._envelope().whole(deltas, course.teller.usage, self.asked.logprobs)
         await JSONResponse(reply)(scope, receive, send)
 
-    async def _stream(self, ready: Plan, scope: Scope, receive: Receive, send: Send) -> None:
-        teller, envelope = self._teller(ready), self._envelope()
+    async def _stream(self, course: Course, scope: Scope, receive: Receive, send: Send) -> None:
+        envelope = self._envelope()
         begun = False
-        async for batch in self._told(ready, teller):
+        async for batch in self._told(course):
             if not batch:
                 continue
             if not begun:
@@ -79,42 +101,35 @@ class Completion(Response):
                 )
             chunks = (envelope.chunk(delta, self.asked.include_usage) for delta in batch)
             await send(_body(b"".join(map(sse, chunks))))
-        usage = sse(envelope.usage_chunk(teller.usage)) if self.asked.include_usage else b""
-        await send(_body(usage + DONE, last=True))
+        usage = envelope.usage_chunk(course.teller.usage)
+        await send(_body((sse(usage) if self.asked.include_usage else b"") + DONE, last=True))
 
-    async def _told(self, ready: Plan, teller: Teller) -> AsyncIterator[list[Delta]]:
-        """The run's deltas as they come. Leaving early ends the run."""
-        flow = Flow((*SPOKEN, *TREE) if ready.asked.extension.events else SPOKEN)
-        session = self.api.session
-        run = session.run(
-            ready.prompt,
-            ready.strategy,
-            seed=ready.seed,
-            budget=ready.asked.extension.budget,
-            tools=ready.tools,
-            ids=ready.ids,
-            listener=flow.listener,
-        )
-        run.future.add_done_callback(flow.ended)
-        self.api.runs.add(run)
+    async def _told(self, course: Course) -> AsyncIterator[list[Delta]]:
+        """The run's deltas as they come. Leaving early ends the run; one that waits for the client
+        is parked."""
+        teller = course.teller
         try:
-            async for batch in flow.items():
+            yield list(teller.begin())
+            async for batch in course.flow.items():
                 told: list[Delta] = []
                 for item in batch:
                     if isinstance(item, Ended):
                         told += teller.end(outcome(item))
+                    elif isinstance(item, Wanted):
+                        course.wanted = item
+                        sampled = course.run.counts()["sampled"]
+                        told += teller.pause(item.id, item.name, item.arguments, sampled)
                     else:
                         told += teller.hear(item)
                 yield told
+        except BaseException:
+            course.wanted = None
+            raise
         finally:
-            run.cancel()
-            self.api.runs.discard(run)
-            session.runs.remove(run)
-
-    def _teller(self, ready: Plan) -> Teller:
-        kind = TreeTeller if ready.is_tree else ChatTeller
-        tokenizer = self.api.session.model.tokenizer
-        return kind(ready.asked, tokenizer.token_bytes, self.api.session.texts.eos)
+            if course.wanted is None:
+                self.api.end(course)
+            else:
+                self.api.parked.park(course)
 
     def _envelope(self) -> Envelope:
         return Envelope(self.asked.model, self.api.fingerprint)

@@ -9,6 +9,7 @@ from workbench.api.body import ChatRequest, Extension
 from workbench.api.chat import Chat
 from workbench.api.errors import ApiError
 from workbench.api.prompts import question, turns
+from workbench.api.tools import ClientTool
 from workbench.engine.grammar import GrammarError, compile_schema, lark
 from workbench.engine.protocols import Sampler
 from workbench.model.errors import ModelError
@@ -28,6 +29,7 @@ class Plan:
     seed: int
     ids: tuple[int, ...] | None = None
     tools: tuple[Tool, ...] = ()
+    remote: tuple[ClientTool, ...] = ()  # the client's, that a strategy may call too
 
     @property
     def is_tree(self) -> bool:
@@ -140,7 +142,7 @@ NOT_FOR_TREES = (
     ("logprobs", lambda asked: asked.logprobs, "a strategy's tokens have none here"),
     ("stop", lambda asked: bool(asked.stop), "a strategy ends by its own rule"),
     ("logit_bias", lambda asked: bool(asked.bias), "a strategy's sampler has none"),
-    ("tools", lambda asked: asked.tools.offered, "a strategy calls this server's tools alone"),
+    ("tool_choice", lambda asked: asked.tools.choice == "required", "a strategy chooses itself"),
     ("response_format", lambda asked: asked.schema is not None, "a strategy's answer is text"),
 )
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
@@ -166,10 +168,14 @@ def _strategy(asked: ChatRequest, seed: int, offered: Sequence[Tool]) -> Plan:
     if not prompt.strip():
         raise ApiError("messages: the question is empty", "messages")
     tools = _tools(extension, offered)
+    remote = asked.tools.tools if asked.tools.offered else ()
+    names = [tool.name for tool in tools] + [tool.name for tool in remote]
+    if len(set(names)) < len(names):
+        raise ApiError(f"tools: a tool of this server has that name too: {names}", "tools")
     structure = getattr(strategy, "structure", None)
-    if structure is not None and (missing := structure.unserved(tool.name for tool in tools)):
+    if structure is not None and (missing := structure.unserved(names)):
         raise ApiError(f"workbench.params.structure: {missing}", "workbench.params.structure")
-    return Plan(asked, strategy, prompt, seed, None, tools)
+    return Plan(asked, strategy, prompt, seed, None, tools, remote)
 
 
 DEFAULTS = ChatRequest("", ())

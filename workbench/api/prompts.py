@@ -130,8 +130,9 @@ def question(messages: Sequence[Message]) -> str:
     asked = [m.content for m in messages if m.role == "user"]
     if len(asked) != 1 or any(m.role in ("assistant", "tool") for m in messages):
         raise ApiError(
-            "messages: a strategy works on one user message, with system messages before it;"
-            " send that alone, or leave workbench.strategy out",
+            "messages: a strategy works on one user message, with system messages before it; send"
+            " that alone, or ask for plain chat. (No call waits for the result of a tool that came:"
+            " it may have waited too long.)",
             "messages",
         )
     system = [m.content for m in messages if m.role in ("system", "developer")]

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -77,6 +78,20 @@ class Teller:
         self.asked, self.token_bytes, self.eos = asked, token_bytes, eos
         self.usage = Usage()
         self.choices: dict[SeqId, Choice] = {}
+        self.sampled = 0  # that earlier replies of this run have told
+
+    def begin(self) -> Iterator[Delta]:
+        """A reply begins, the first or a later one."""
+        self.usage = Usage()
+        if self.choices:
+            yield Delta(0, {"role": "assistant", "content": ""})
+
+    def pause(self, call: str, name: str, arguments: str, sampled: int) -> Iterator[Delta]:
+        """The reply ends with a call of the client's tool; the run goes on in another one."""
+        self.usage.completion = sampled - self.sampled
+        self.sampled = sampled
+        yield Delta(0, {"tool_calls": [call_json(0, name, arguments, call)]})
+        yield Delta(0, {}, finish="tool_calls")
 
     def hear(self, event: Event) -> Iterator[Delta]:
         if isinstance(event, BranchOpened):
@@ -178,6 +193,7 @@ class TreeTeller(Teller):
             case TokenSampled(token=token) if choice.index == 0:
                 tokens: tuple[int, ...] = (token,)
             case TokensFed(tokens=fed) if choice.index == 0:
+                self.usage.prompt += len(fed)
                 tokens = fed
             case _:
                 return
@@ -186,7 +202,7 @@ class TreeTeller(Teller):
             yield Delta(0, {"reasoning_content": text})
 
     def end(self, result: Result) -> Iterator[Delta]:
-        self.usage.completion = result.summary["tokens"]["sampled"]
+        self.usage.completion = result.summary["tokens"]["sampled"] - self.sampled
         if not self.choices:
             yield Delta(0, {"role": "assistant", "content": ""})
         if text := self._decoder.decode(b"", final=True):
@@ -196,13 +212,10 @@ class TreeTeller(Teller):
         yield Delta(0, {}, finish="length" if result.finish in CUT else "stop", event=ended)
 
 
-_ids = itertools.count()
-
-
-def call_json(index: int, name: str, arguments: str) -> dict[str, Any]:
+def call_json(index: int, name: str, arguments: str, call: str | None = None) -> dict[str, Any]:
     return {
         "index": index,
-        "id": f"call_{next(_ids):08x}",
+        "id": call or f"call_{secrets.token_hex(8)}",
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     }

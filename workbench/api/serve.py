@@ -27,6 +27,7 @@ class _Server(uvicorn.Server):
         timer = asyncio.get_running_loop().call_later(GRACE, self._cut)
         await super().shutdown(sockets)
         timer.cancel()
+        self._cut()  # those that wait for a client too
 
 
 def bind(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
