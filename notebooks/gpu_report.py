@@ -1,0 +1,114 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What the GPU runtime reaches, and where a step's time goes
+#
+# Kernels written as CuPy raw CUDA modules, beside the best that runs on the same card without being built: torch's attention
+# through cuDNN, its grouped products, transformers. Everything drawn here is in the JSON files of `notebooks/gpu`.
+#
+# **What do we need?** The rows that came back from a GPU. `live = True` measures a few of them again, where there is a card.
+
+# %%
+import workbench, widgets
+live = False
+
+# %% [markdown]
+# **How near are the kernels to the wall?** A dot beneath the roof: left of the ridge memory is the limit, right of it arithmetic.
+# Both roofs are measured in the run of the dots, not read from a datasheet.
+
+# %% tags=["nbval-ignore-output"]
+report = widgets.GpuReport("gpu")
+report.roofline()
+
+# %% [markdown]
+# **Where is every row from?** A row without device, date, commit and command isn't drawn.
+
+# %%
+origins = ("device", "date", "commit", "command")
+all(row.get(origin) for row in report.rows for origin in origins)
+
+# %% [markdown]
+# **From which runs?** One line for each.
+
+# %% tags=["nbval-ignore-output"]
+print(report.sources())
+
+# %% [markdown]
+# **Where are we ahead, and where behind?** 1 is what the card allows: the time of reading the bytes once, or of the arithmetic.
+# The diamond is the best peer that ran beside on the same inputs.
+
+# %% tags=["nbval-ignore-output"]
+report.ratios()
+
+# %% [markdown]
+# **What does a whole decode step reach?** A net of Qwen3-8B's shape with random weights. "The engine" is everything: scheduling,
+# pages, the net, sampling, events. "Our kernels, one graph" is the step alone.
+
+# %% tags=["nbval-ignore-output"]
+report.decode("qwen3-8b")
+
+# %% [markdown]
+# **And a sparse net?** Qwen3-30B-A3B's shape: 128 experts, eight a token. The floor counts the experts that a step can hit at most.
+
+# %% tags=["nbval-ignore-output"]
+report.decode("qwen3-30b-a3b")
+
+# %% [markdown]
+# **Where does the time of a step go?** torch's profiler over decode steps of the engine, the longest kernels first.
+
+# %% tags=["nbval-ignore-output"]
+report.step_time(batch=8)
+
+# %% [markdown]
+# **What does forgetting buy?** Thirty requests of 16k tokens each, of which a share leaves memory on the way. Re-encoding the
+# survivors, or moving them, is in the figures.
+
+# %% tags=["nbval-ignore-output"]
+report.pressure()
+
+# %% [markdown]
+# **How soon does a command hold?** Pause, step, prune, fork and pin through the inbox while steps run, each from its hand-in to the
+# event that says it happened.
+
+# %% tags=["nbval-ignore-output"]
+report.inbox()
+
+# %% [markdown]
+# **What did such a run look like?** The recording of a run on the GPU; the next cell opens it with its tree and its pages.
+
+# %% tags=["nbval-ignore-output"]
+trace = workbench.load_trace("../binder/traces/gpu_tim.wbt")
+trace.show()
+
+# %% [markdown]
+# **And sixteen forks of one prompt?** Their common pages are held once, and read once a step.
+
+# %% tags=["nbval-ignore-output"]
+workbench.load_trace("../binder/traces/gpu_forks.wbt").show()
+
+# %% [markdown]
+# **Where do a sparse net's tokens go?** A small net of 32 experts with random weights: its text says nothing, its router's choices
+# come out of the kernel that makes them.
+
+# %% tags=["nbval-ignore-output"]
+widgets.ExpertRouting(workbench.load_trace("../binder/traces/gpu_moe_random.wbt"))
+
+# %% [markdown]
+# **Can I measure it here?** With a card, yes: the same bench that made the rows, beside them. It is `workbench bench` on the command
+# line; what it prints can go into a file in `notebooks/gpu`, and the pictures above follow.
+
+# %%
+if live:
+    wb = workbench.open_workbench()
+    print(*wb.settings.reasons, sep="\n")
