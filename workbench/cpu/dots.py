@@ -11,8 +11,8 @@ d * (q - 8), q8_0 d * (q - 128), q4_k d * c * q + m * e, q6_k d * s * (q - 32).
 
 A panel holds M rows of activations, record by record, a record a block of 32 columns: M x 32 int8
 values, M float scales, M sums of the int8 values as floats, the same as int32, M sums of the first
-sixteen. Integer sums are exact and floats are added block by block in the same order for every M: a
-row's result does not depend on who shares its panel.
+sixteen (where the net has q6_k). Integer sums are exact and floats are added block by block in the
+same order for every M: a row's result does not depend on who shares its panel.
 """
 
 from collections.abc import Callable, Sequence

@@ -28,9 +28,11 @@ def _rms_norm(
         code.store(code.b.fmul(part, code.load(weight, at, VF)), out, at)
 
 
-def _quantise(code: Code, x: Value, blocks: Value, panel: Value, row: Value, rows: Value) -> None:
-    """Write x, 32 values a block, as row `row` of a panel of `rows`: int8 with one scale a
-    block."""
+def _quantise(
+    code: Code, x: Value, blocks: Value, panel: Value, row: Value, rows: Value, halves: Value
+) -> None:
+    """Write x, 32 values a block, as row `row` of a panel of `rows`: int8 with one scale a block;
+    sums of sixteen only where `halves`."""
     b = code.b
     record = b.mul(rows, I64(RECORD))
     scales = b.add(b.mul(rows, I64(COLS)), b.mul(row, I64(4)))
@@ -50,28 +52,14 @@ def _quantise(code: Code, x: Value, blocks: Value, panel: Value, row: Value, row
         values = code.at(at, b.mul(row, I64(COLS)))
         code.store(b.trunc(low, bytes_), values, 0)
         code.store(b.trunc(high, bytes_), values, 16)
-        left, right = _two_sums(code, low, high)
-        total = b.add(left, right)
+        total = code.call("llvm.vector.reduce.add.v16i32", I32, b.add(low, high))
         tail = code.at(at, scales)
         code.store(scale, tail, 0)
         code.store(b.sitofp(total, F32), tail, gap)
         code.store(total, tail, b.mul(gap, I64(2)))
-        code.store(left, tail, b.mul(gap, I64(3)))
-
-
-def _two_sums(code: Code, low: Value, high: Value) -> tuple[Value, Value]:
-    """Sums of sixteen int32 lanes each; from the second step on both go in one vector."""
-    b = code.b
-
-    def lanes(x: Value, y: Value, *places: int) -> Value:
-        return b.shuffle_vector(x, y, ir.Constant(vec(I32, len(places)), list(places)))
-
-    low, high = (b.add(lanes(x, x, *range(8)), lanes(x, x, *range(8, 16))) for x in (low, high))
-    both = b.add(lanes(low, high, 0, 1, 2, 3, 8, 9, 10, 11),
-                 lanes(low, high, 4, 5, 6, 7, 12, 13, 14, 15))  # fmt: skip
-    both = b.add(lanes(both, both, 0, 1, 4, 5), lanes(both, both, 2, 3, 6, 7))
-    both = b.add(lanes(both, both, 0, 2), lanes(both, both, 1, 3))
-    return b.extract_element(both, I32(0)), b.extract_element(both, I32(1))
+        with b.if_then(b.icmp_signed("!=", halves, I64(0))):
+            left = code.call("llvm.vector.reduce.add.v16i32", I32, low)
+            code.store(left, tail, b.mul(gap, I64(3)))
 
 
 def _poisoned(code: Code, values: Value, largest: Value) -> Value:
@@ -287,7 +275,7 @@ def _clip(code: Code, x: Value, n: Value, limit: Value) -> None:
 
 
 RMS_NORM = Kernel("rms_norm", "pppiff", _rms_norm)
-QUANTISE = Kernel("quantise", "pipii", _quantise)
+QUANTISE = Kernel("quantise", "pipiii", _quantise)
 ROPE = Kernel("rope", "ppippf", _rope)
 SILU_MUL = Kernel("silu_mul", "pppii", _silu_mul)
 AXPY = Kernel("axpy", "pfpi", _axpy)

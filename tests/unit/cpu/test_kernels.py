@@ -33,7 +33,7 @@ def panel_of(values: np.ndarray[Any, Any], one: Isa) -> tuple[Any, Any]:
     panel = np.zeros(k // 32 * dots.RECORD * m, np.uint8)
     quantise = quantiser(one)
     for row in range(m):
-        quantise(values[row], k // 32, panel, row, m)
+        quantise(values[row], k // 32, panel, row, m, 1)
     record = panel.reshape(k // 32, dots.RECORD * m)
     codes = record[:, : 32 * m].reshape(-1, m, 32).view(np.int8)
     scales = np.ascontiguousarray(record[:, 32 * m : 36 * m]).view(F)
