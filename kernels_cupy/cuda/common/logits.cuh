@@ -126,9 +126,14 @@ __device__ __forceinline__ double block_scan(double x, double* room) {  // inclu
     __syncthreads();
     if (lane == 31) room[warp] = x;
     __syncthreads();
-    double before = 0.0;
-    for (int w = 0; w < warp; w++) before += room[w];
-    return x + before;
+    double until = lane < int(blockDim.x / 32) ? room[lane] : 0.0;  // of warps, each warp for itself
+#pragma unroll
+    for (int by = 1; by < 32; by <<= 1) {
+        const double y = __shfl_up_sync(FULL, until, by);
+        if (lane >= by) until += y;
+    }
+    const double before = __shfl_sync(FULL, until, warp > 0 ? warp - 1 : 0);
+    return warp > 0 ? x + before : x;
 }
 
 struct Shared {
@@ -158,12 +163,13 @@ __device__ __forceinline__ double block_total(double x, Shared& s) {
     return x;
 }
 
-// the lowest number whose thread says yes; `otherwise` where none does
+// the lowest number, ascending with the threads, whose thread says yes; `otherwise` where none does
 __device__ __forceinline__ int block_first(bool yes, int number, int otherwise, Shared& s) {
     __syncthreads();
     if (threadIdx.x == 0) s.first = otherwise;
     __syncthreads();
-    if (yes) atomicMin(&s.first, number);
+    const u32 vote = __ballot_sync(FULL, yes);
+    if (yes && int(threadIdx.x % 32) == __ffs(int(vote)) - 1) atomicMin(&s.first, number);
     __syncthreads();
     return s.first;
 }

@@ -8,7 +8,7 @@ here are the other shapes and the variants that a GPU would choose.
 import pytest
 import torch
 
-from kernels_cupy import launch
+from kernels_cupy import extend_attention, launch
 from kernels_cupy.emulate import emulated
 from kernels_cupy.errors import KernelError
 from kernels_cupy.launch import LaunchPlan, elem
@@ -49,9 +49,11 @@ def test_extend(case: Step) -> None:
     checks.attention(case, 2, "cpu")
 
 
+@pytest.mark.parametrize("boxes", [False, True])
 @pytest.mark.parametrize("case", EXTENDS[:2])
-def test_extend_by_warpgroup(case: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extend_by_warpgroup(case: Step, boxes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "EMULATE_WGMMA", True)
+    monkeypatch.setattr(extend_attention, "COPY_ENGINE", boxes)
     checks.attention(case, 3, "cpu")
 
 
