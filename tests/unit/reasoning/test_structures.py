@@ -123,12 +123,14 @@ def vocabulary() -> Vocabulary:
 def walk(vocabulary: Vocabulary, structure: Structure, seed: int, depth: int = 6) -> Any:
     """A tree drawn at random under the masks; strings end soon."""
     rng = random.Random(seed)
+    quotes = [t for t, text in enumerate(vocabulary.tokens) if text.startswith(b'"')]
+    brackets = [t for t, text in enumerate(vocabulary.tokens) if text == b"]"]
     matcher = typed_grammar(vocabulary, TOOLS, depth, 3, structure).matcher()
-    row = np.zeros(9, dtype=np.int32)
+    row = np.zeros(vocabulary.words, dtype=np.int32)
     out = bytearray()
     while not matcher.finished:
         if matcher.wants_result:
-            for token in b'{"a":1}':
+            for token in vocabulary.encode('{"a":1}'):
                 matcher.consume(token)
             out += b'{"a":1}'
             continue
@@ -136,14 +138,14 @@ def walk(vocabulary: Vocabulary, structure: Structure, seed: int, depth: int = 6
         choices = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
         assert choices
         inside = len(choices) > 20  # a string
-        if ord('"') in choices and inside:
-            choices = [ord('"')]
-        elif ord("]") in choices and len(out) > 400 and not inside:
-            choices = [ord("]")]
+        if inside and set(quotes) & set(choices):
+            choices = sorted(set(quotes) & set(choices))
+        elif len(out) > 400 and not inside and set(brackets) & set(choices):
+            choices = brackets
         token = rng.choice(choices)
         matcher.consume(token)
-        if token != 256:
-            out.append(token)
+        if token not in vocabulary.eos:
+            out += vocabulary.tokens[token]
     return json.loads(bytes(out))
 
 
@@ -312,3 +314,25 @@ def test_a_run_refuses_a_wrong_structure() -> None:
             session.run("x", structure=Note, grammar=False)
         with pytest.raises(UnknownStrategy, match="no parameter 'structure'"):
             session.run("x", "chain", structure=Note)
+
+
+@pytest.mark.model
+def test_the_models_own_tokens_are_forced_too() -> None:
+    """Names, keys and brackets are several tokens there, and begin alike."""
+    from workbench.model.load import locate, open_checkpoint
+    from workbench.model.tokenizer import ModelTokenizer
+
+    path = locate("smollm2-135m-instruct").path
+    t = ModelTokenizer(*open_checkpoint(path).tokenizer_files())
+    own = Vocabulary([t.token_bytes(i) for i in range(t.vocab_size)], t.eos, t.encode, t.special)
+    alike = ("look", "look-up", "look-up-twice", "lookout")
+    types = (*(TaskType(name) for name in alike), TaskType("day", subtasks=Many(One("look"), 2, 3)))
+    union = Structure(types, Many(Choice(tuple(One(one.name) for one in types))))
+    titles = set()
+    for seed in range(60):
+        tree = walk(own, union, seed)
+        assert fits(union, tree)
+        titles |= {task["title"] for task in tree["reasoning"]}
+    assert titles == {*alike, "day"}
+    for name in ("nested", "recursive", "list then the same"):
+        assert fits(STRUCTURES[name], walk(own, STRUCTURES[name], 0))
