@@ -9,9 +9,11 @@ and card.
 import argparse
 import gc
 import random
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from statistics import median
 from typing import Any
@@ -32,32 +34,43 @@ from workbench.model.shape import ModelShape
 SHAPES = ("qwen3-8b", "qwen3-30b-a3b")
 BATCHES = (1, 8, 64)
 CONTEXT, STEPS, WARM = 4096, 64, 12
+WAYS: Mapping[str, Callable[[HfDecode, int, int], tuple[str, float]]] = {
+    "static": HfDecode.static_graph,
+    "continuous": HfDecode.continuous,
+    "compiled": HfDecode.compiled,
+}
+PEER_S = {"static": 30.0, "continuous": 25.0, "compiled": 150.0}
+PARTS = (*WAYS, "ours", "profile")
 PAGE = 16
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rows of `args.shape` (all without one); `args.part` "ours", "peers" or "profile" alone, or
-    "compiled": the peer that compiles for a minute a batch."""
+    """Rows of `args.shape` (all without one). `args.part` names some of `PARTS`; all but
+    "compiled", which takes a minute a batch, without it. Each peer has `PEER_S` seconds a batch."""
     from kernels_cupy import bridge
 
+    parts = args.part.split(",") if args.part else [p for p in PARTS if p != "compiled"]
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise ValueError(f"bench decode has the parts {', '.join(PARTS)}; got {unknown}")
     device = bridge.require()
-    part, where = args.part, facts(device)
+    where = facts(device)
     batches = tuple(map(int, args.batches.split(","))) if args.batches else BATCHES
     ceilings = measure_ceilings(device)
-    sys.stderr.write(f"reads at {ceilings.read / 1e12:.2f} TB/s\n")
     for name in [args.shape] if args.shape else SHAPES:
+        fitting = [batch for batch in batches if _fits(name, batch)]
+        if not fitting:
+            sys.stderr.write(f"{name}: weights and KV do not fit on this card\n")
+            continue
         best: dict[int, tuple[str, float]] = {}
-        if part in (None, "peers", "compiled"):
-            for row in peers(name, batches, part == "compiled"):
-                batch, value = int(row["batch"]), float(row["value"])
-                best[batch] = max(best.get(batch, ("", 0.0)), (row["impl"], value), key=_second)
-                yield {**row, **where}
-            _empty()
-        if part in (None, "ours", "profile"):
-            for row in ours(name, ceilings, part, batches):
-                row["peer"], row["ratio"] = _against(row, best)
-                yield {**row, **where}
-            _empty()
+        for row in peers(name, fitting, [way for way in WAYS if way in parts]):
+            batch, value = int(row["batch"]), float(row["value"])
+            best[batch] = max(best.get(batch, ("", 0.0)), (row["impl"], value), key=_second)
+            yield {**row, **where}
+        _empty()
+        for row in ours(name, ceilings, parts, fitting):
+            row["peer"], row["ratio"] = _against(row, best)
+            yield {**row, **where}
+        _empty()
 
 
 def _second(pair: tuple[str, float]) -> float:
@@ -110,11 +123,9 @@ class Decoding:
 
 
 def ours(
-    name: str, ceilings: Ceilings, part: str | None, batches: Sequence[int]
+    name: str, ceilings: Ceilings, parts: Sequence[str], batches: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    batches = [b for b in batches if _fits(name, b)]
-    if not batches:
-        sys.stderr.write(f"{name}: weights and KV do not fit on this card\n")
+    if "ours" not in parts and "profile" not in parts:
         return
     largest = max(batches)
     began = time.perf_counter()
@@ -123,9 +134,9 @@ def ours(
     sys.stderr.write(f"{name}: loaded and {largest} x {CONTEXT} tokens read in {took:.1f} s\n")
     for batch in batches:
         decoding.steps(batch, WARM)
-        if part != "profile":
+        if "ours" in parts:
             yield _timed(name, decoding, batch, ceilings)
-        if part in (None, "profile"):
+        if "profile" in parts:
             yield profiled(partial(decoding.steps, batch, 8), 8) | _base(name, batch)
     decoding.close()
 
@@ -195,22 +206,19 @@ def _fits(name: str, batch: int) -> bool:
     return need < 0.9 * torch.cuda.get_device_properties(0).total_memory
 
 
-def peers(name: str, batches: Sequence[int], compiled: bool) -> Iterator[dict[str, Any]]:
-    """transformers on the same shape: a static cache in a CUDA graph, continuous batching; or its
-    own compiled step."""
-    if not _fits(name, 1):
+def peers(name: str, batches: Sequence[int], ways: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """transformers on the same shape, in the ways of `WAYS` that are named."""
+    if not ways:
         return
     hf = HfDecode(name)
-    ways = {"static": hf.static_graph, "continuous": hf.continuous}
-    if compiled:
-        ways = {"compiled": hf.compiled}
-    for batch in [b for b in batches if _fits(name, b)]:
-        for way, time_it in ways.items():
+    for batch in batches:
+        for way in ways:
             if way != "static" and batch == 64:
                 continue  # its prefill alone would take minutes
             began = time.perf_counter()
             try:
-                impl, each = time_it(batch, CONTEXT)
+                with within(PEER_S[way]):
+                    impl, each = WAYS[way](hf, batch, CONTEXT)
             except Exception as error:  # a peer's own failure is a fact of the run, not of ours
                 sys.stderr.write(f"{name}, {way}, batch {batch}: {str(error)[:300]!r}\n")
                 continue
@@ -222,6 +230,22 @@ def peers(name: str, batches: Sequence[int], compiled: bool) -> Iterator[dict[st
                 "metric": "decode", "impl": impl, "value": round(batch / each, 1),
                 "unit": "tok/s", "ms": round(1e3 * each, 3),
             }  # fmt: skip
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in the main thread's Python when the time is over."""
+
+    def over(signum: int, frame: object) -> None:
+        raise TimeoutError(f"{seconds:g} s were allowed")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _empty() -> None:

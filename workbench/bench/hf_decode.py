@@ -125,9 +125,13 @@ class HfDecode:
         return "transformers, continuous batching", (end - begin) / inside * batch
 
 
-def _median(call: Any, repeats: int = 9, each: int = 6) -> float:
+def _median(call: Any, repeats: int = 7, target_s: float = 0.06) -> float:
     call()
     torch.cuda.synchronize()
+    begin = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    each = max(1, round(target_s / (time.perf_counter() - begin)))
     seconds = []
     for _ in range(repeats):
         begin = time.perf_counter()
