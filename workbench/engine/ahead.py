@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from workbench.engine.engine import Engine
 
 RESTS = 8  # steps at most without a guess after wrong ones
-HOLDS, PATIENCE = 8, 0.02  # steps, and seconds, that a short row waits for others like it
+HOLDS, PATIENCE = 8, 0.05  # steps, and seconds, that a short row waits for others like it
 SHORT = 128  # its tokens at most: a prompt's are never held
 MANY = 8  # rows that decode, from which such rows are held
 
@@ -155,9 +155,9 @@ class Ahead:
         memory, size, count = self._engine.memory, self._engine.memory.page_size, len(branches)
         places = [branch.length // size for branch in branches]
         new = sum(p == len(b.pages) for p, b in zip(places, branches, strict=True))
-        fresh = memory.pages.peek(new)
-        if len(fresh) < new:
+        if not memory.make_room(new):  # idle pages go a step early: a guess must not write to them
             return None
+        fresh = memory.pages.peek(new)
         tables = np.zeros((count, max(places) + 1), np.int64)
         for table, branch, place in zip(tables, branches, places, strict=True):
             held = len(branch.pages)
