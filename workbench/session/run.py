@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
@@ -124,6 +125,19 @@ class Run:
         except KeyboardInterrupt:
             self.cancel()
             raise
+
+    def wait_for(self, node: str, timeout: float = 60.0) -> Node:
+        """Block until the node at a path such as "1.2" has begun. Raises KeyError when the run
+        ends without it, TimeoutError after `timeout` s."""
+        until = time.monotonic() + timeout
+        while not self.done and time.monotonic() < until:
+            if any(known.path == node for known in self.nodes.values()):
+                break
+            time.sleep(0.005)
+        else:
+            if not self.done:
+                raise TimeoutError(f"node {node!r} had not begun after {timeout:g} s")
+        return self.node(node)
 
     def __await__(self) -> Generator[Any, None, Result]:
         return asyncio.wrap_future(self.future).__await__()

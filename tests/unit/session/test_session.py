@@ -445,3 +445,17 @@ def test_a_scripted_tree_outruns_its_window_eightfold() -> None:
     assert result.summary["kv"]["peak_pages"] <= 256
     session.close()
     session.engine.audit()
+
+
+def test_waiting_for_a_node() -> None:
+    with fake_session() as session:
+        run = session.run("x", max_tokens=400)
+        assert run.wait_for("1").path == "1"
+        run.wait(30)
+        with pytest.raises(KeyError, match="no node"):
+            run.wait_for("9.9")
+        paused = session.run("x", max_tokens=400)
+        paused.pause()
+        with pytest.raises(TimeoutError, match="had not begun"):
+            paused.wait_for("9.9", timeout=0.05)
+        paused.resume()
