@@ -1,5 +1,6 @@
 """One decoder for all families: it reads `ModelShape` and knows no family by name."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from workbench.ops.contract import HeadNorm, Linear, Ops, Recipe, Replays, Rotar
 
 from .landing import Landing
 from .lora import Adapter, load_adapter
-from .overrides import StepOverrides, plain_decode, resolve
+from .overrides import StepOverrides, resolve, why_not_captured
 from .shape import ModelShape, unserved
 
 MakePool = Callable[[KVLayout, Tensor, torch.device], Pool]  # of frequencies [D / 2]
@@ -80,6 +81,7 @@ class Decoder:
         self.name, self.ops, self.dtype, self.device = name, ops, dtype, device
         self.sample = ops.sample  # where the logits lie
         self.ahead = device.type == "cuda"
+        self.eager: Counter[str] = Counter()  # why steps were not replayed
         self.facts: NetFacts = shape
         self._make_pool = make_pool
         self.adapters: dict[str, Adapter] = {}
@@ -110,11 +112,14 @@ class Decoder:
         self, batch: ForwardBatch, pool: Pool, pulse: Callable[[], None] = lambda: None
     ) -> ForwardOutput:
         step = resolve(batch, self.adapters, self._shape.layers)
-        if isinstance(self.ops, Replays) and plain_decode(batch, step):
-            pulse()
-            results = self.ops.replay(batch, pool, self.rotary, self._recipe(batch, step))
-            if results is not None:
-                return self._replayed(results)
+        if isinstance(self.ops, Replays):
+            reason = why_not_captured(batch, step)
+            if reason is None:
+                pulse()
+                results = self.ops.replay(batch, pool, self.rotary, self._recipe(batch, step))
+                if results is not None:
+                    return self._replayed(results)
+            self.eager[reason or "nothing captures"] += 1
         step = step.on(self.device)
         plan = self.ops.prepare(batch, pool, self.rotary)
         taken = _Taken(batch.routing)

@@ -91,11 +91,15 @@ def resolve(batch: ForwardBatch, adapters: Mapping[str, Adapter], layers: int) -
     return step
 
 
-def plain_decode(batch: ForwardBatch, step: StepOverrides) -> bool:
-    """One new token a row, logits of each, nothing else asked: what a backend may capture."""
-    return (
-        0 < batch.tokens == batch.rows
-        and batch.logit_rows.tolist() == list(range(batch.rows))
-        and not (batch.attached or step.exits or step.steering or batch.hidden_layers)
-        and batch.vectors is None
-    )
+def why_not_captured(batch: ForwardBatch, step: StepOverrides) -> str | None:
+    """What keeps a backend from replaying the step; None where nothing does: one new token a row,
+    logits of each, nothing else asked."""
+    reasons = {
+        "rows of several tokens": batch.tokens != batch.rows,
+        "logits of some tokens only": batch.logit_rows.tolist() != list(range(batch.tokens)),
+        "attached segments": bool(batch.attached),
+        "early exits or steering": bool(step.exits or step.steering),
+        "hidden states": bool(batch.hidden_layers),
+        "vectors": batch.vectors is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
