@@ -9,6 +9,7 @@ from kernels_cupy.errors import need
 from kernels_cupy.launch import Instance, LaunchPlan, elem, has_wgmma, i32, kernel
 
 STAGES = {2: 3, 4: 2}  # by groups of 8 tokens
+MANY = 256  # tokens an expert from which on tiles are twice as wide
 INSTANCES = (
     *(
         Instance("expert_mlp", "expert_gemm", {"ELEM": e, "GATED": g, "COLUMNS": c, "STAGES": s})
@@ -16,8 +17,14 @@ INSTANCES = (
         for c, s in STAGES.items()
     ),
     *(
-        Instance("expert_mlp_wgmma", "expert_gemm_wgmma", {"ELEM": e, "GATED": g}, ("sm_90a",))
+        Instance(
+            "expert_mlp_wgmma",
+            "expert_gemm_wgmma",
+            {"ELEM": e, "GATED": g, "HALVES": h},
+            ("sm_90a",),
+        )
         for e, g in ((0, 0), (0, 1), (1, 1))
+        for h in (1, 2)
     ),
 )
 
@@ -52,7 +59,11 @@ def expert_mlp(
         return out
     wide = has_wgmma(x.device) and tokens * k > 32 * down.shape[0]
     wide = wide and width % 128 == 0 and inner % 64 == 0
-    columns = 2 if tokens * k <= 16 * down.shape[0] else 4
+    if wide:
+        many = tokens * k >= MANY * down.shape[0] and width % 256 == 0 and inner % 128 == 0
+        columns = 2 if many else 1  # halves of a tile's weight rows
+    else:
+        columns = 2 if tokens * k <= 16 * down.shape[0] else 4
     groups = _group(experts, down.shape[0], 128 if wide else 8 * columns)
     hidden = torch.empty((tokens * k, inner), dtype=x.dtype, device=x.device)
     y = torch.empty((tokens * k, width), dtype=x.dtype, device=x.device)
@@ -90,11 +101,12 @@ def _narrow(
 
 
 def _wide(
-    x: Tensor, w: Tensor, y: Tensor, groups: _Groups, k: int, gated: int, columns: int
+    x: Tensor, w: Tensor, y: Tensor, groups: _Groups, k: int, gated: int, halves: int
 ) -> None:
     outputs = y.shape[1]
-    blocks = (groups.bound * (outputs // (64 if gated else 128)), 1, 1)
-    kernel("expert_mlp_wgmma", "expert_gemm_wgmma", x.device, ELEM=elem(x.dtype), GATED=gated)(
-        LaunchPlan(blocks, 256, 1024 + 3 * (32 << 10)),
+    blocks = (groups.bound * (outputs // (halves * (64 if gated else 128))), 1, 1)
+    defines = {"ELEM": elem(x.dtype), "GATED": gated, "HALVES": halves}
+    kernel("expert_mlp_wgmma", "expert_gemm_wgmma", x.device, **defines)(
+        LaunchPlan(blocks, 256, 1024 + (halves + 2) * (1 + halves) * (16 << 10)),
         x, w, y, groups.order, groups.tiles, groups.count, i32(x.shape[1]), i32(outputs), i32(k),
     )  # fmt: skip

@@ -71,6 +71,12 @@ def test_experts(tokens: int, dtype: torch.dtype) -> None:
     checks.experts(tokens, 8, 2, 256, 192, dtype, CUDA)
 
 
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("tokens", [300, 777])
+def test_many_tokens_an_expert(tokens: int, dtype: torch.dtype) -> None:
+    checks.experts(tokens, 3, 2, 512, 384, dtype, CUDA)
+
+
 def test_experts_128() -> None:
     checks.experts(3, 128, 8, 2048, 768, torch.bfloat16, CUDA)
 

@@ -8,7 +8,7 @@ here are the other shapes and the variants that a GPU would choose.
 import pytest
 import torch
 
-from kernels_cupy import extend_attention, launch
+from kernels_cupy import expert_mlp, extend_attention, launch
 from kernels_cupy.emulate import emulated
 from kernels_cupy.errors import KernelError
 from kernels_cupy.launch import LaunchPlan, elem
@@ -89,6 +89,12 @@ def test_attached_segments_turn_the_query() -> None:
 def test_experts(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "EMULATE_WGMMA", wide)
     checks.experts(60, 3, 2, 128, 128, torch.bfloat16, "cpu")
+
+
+def test_many_tokens_an_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "EMULATE_WGMMA", True)
+    monkeypatch.setattr(expert_mlp, "MANY", 64)
+    checks.experts(150, 2, 1, 256, 128, torch.bfloat16, "cpu")
 
 
 def test_norm_rope_store() -> None:
