@@ -1,25 +1,26 @@
-"""The engine over the torch decoder: what transformers says of the same text without pages."""
+"""The engine over real nets on each CPU backend: what another implementation says of the same
+text without pages."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 
+from tests.contract.engine.subjects import TOLERANCE, Subject, subject
 from tests.fakes import Bench, drive, poison_unowned, text_of
-from tests.unit.model.nets import VOCABULARY, make, tokens
+from tests.unit.model.nets import tokens
 from workbench.engine.engine import Engine
 from workbench.engine.protocols import HIDDEN, Sampler, Soft, Until, Want
 from workbench.engine.sequence import Branch
 from workbench.events import Event, StepEnded
-from workbench.forward import Override
-from workbench.model import load_model
+from workbench.forward import PLAIN, Override, Steering
 from workbench.ops.sampling import sample
 from workbench.words import PruneMode
 
-TOLERANCE = 1e-4
-NETS = ["llama", "mistral sliding", "qwen3", "llama rope yarn"]
+NETS = [
+    *(("torch", net) for net in ("llama", "mistral sliding", "qwen3", "llama rope yarn")),
+    *(("numba", net) for net in ("llama", "mistral", "qwen3", "yarn", "qwen3 moe")),
+]
 
 
 class Poisoned:
@@ -38,11 +39,9 @@ class Poisoned:
         return self._net(batch, pool, pulse)
 
 
-@pytest.fixture(scope="module", params=NETS)
-def pair(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    folder: Path = tmp_path_factory.mktemp("net")
-    theirs = make(request.param, folder)
-    return load_model(folder, dtype="fp32", backend="cpu"), theirs
+@pytest.fixture(scope="module", params=NETS, ids=" ".join)
+def of(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return subject(*request.param, tmp_path_factory.mktemp("net"))
 
 
 def engine_on(model: Any, **settings: Any) -> Bench:
@@ -63,46 +62,37 @@ def engine_on(model: Any, **settings: Any) -> Bench:
     return b
 
 
-def theirs_say(theirs: transformers.PreTrainedModel, ids: list[int]) -> torch.Tensor:
-    with torch.no_grad():
-        logits: torch.Tensor = theirs(torch.tensor([ids])).logits[0]  # type: ignore[operator]
-    return logits.float()
-
-
-async def agrees(b: Bench, branch: Branch, theirs: Any) -> None:
+async def agrees(b: Bench, branch: Branch, of: Subject, override: Override = PLAIN) -> None:
     peek = await b.engine.peek(branch, Want(logits=True))
     assert peek.logits is not None
-    want = theirs_say(theirs, text_of(branch))[-1]
-    assert (peek.logits - want).abs().max() <= TOLERANCE
+    of.agree(peek.logits, of.says(text_of(branch), override)[-1])
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])
-def test_decode_fork_and_prune_agree_with_transformers(pair: Any, page_size: int) -> None:
-    ours, theirs = pair
-    b = engine_on(ours, page_size=page_size, pages=240 // page_size, chunk=7)
+def test_decode_fork_and_prune_agree_with_the_oracle(of: Subject, page_size: int) -> None:
+    b = engine_on(of.model, page_size=page_size, pages=240 // page_size, chunk=7)
 
     async def work() -> None:
         branch = await b.engine.open(tokens(30), request=b.request)
         await b.engine.decode(branch, until=Until(max_tokens=8))
         expected = tokens(30)
         for _ in range(8):
-            expected.append(int(theirs_say(theirs, expected)[-1].argmax()))
+            expected.append(int(of.says(expected)[-1].argmax()))
         assert branch.tokens == expected
         one, other = await b.engine.fork(branch, 2)
         await b.engine.prune(one, [(5, 17), (20, 23)])
         await b.engine.decode([one, other], until=Until(max_tokens=5))
         for each in (one, other, branch):
-            await agrees(b, each, theirs)
+            await agrees(b, each, of)
         (early,) = await b.engine.fork(one, at=33)
-        await agrees(b, early, theirs)
+        await agrees(b, early, of)
 
     drive(b, work())
     assert all(e.prefill <= 7 for e in b.of(StepEnded))
 
 
-def test_rotate_keeps_layer_0_as_a_fresh_prefill(pair: Any) -> None:
-    ours, _ = pair
-    b = engine_on(ours)
+def test_rotate_keeps_layer_0_as_a_fresh_prefill(of: Subject) -> None:
+    b = engine_on(of.model)
 
     async def work() -> None:
         memory = b.engine.memory
@@ -114,16 +104,15 @@ def test_rotate_keeps_layer_0_as_a_fresh_prefill(pair: Any) -> None:
             memory.pool.read(0, torch.from_numpy(memory.slots(x, 0, x.length)))[0]
             for x in (branch, fresh)
         )
-        assert (k - other).abs().max() <= 1e-4
+        assert (k - other).abs().max() <= of.keys
         assert branch.length == 18
         await b.engine.decode(branch, until=Until(max_tokens=4))
 
     drive(b, work())
 
 
-def test_a_short_pool_changes_no_text(pair: Any) -> None:
-    ours, theirs = pair
-    b = engine_on(ours, pages=14)
+def test_a_short_pool_changes_no_text(of: Subject) -> None:
+    b = engine_on(of.model, pages=14)
 
     async def work() -> None:
         import asyncio
@@ -133,7 +122,7 @@ def test_a_short_pool_changes_no_text(pair: Any) -> None:
             await b.engine.decode(branch, until=Until(max_tokens=14))
             ids = tokens(n, seed=n)
             for _ in range(14):
-                ids.append(int(theirs_say(theirs, ids)[-1].argmax()))
+                ids.append(int(of.says(ids)[-1].argmax()))
             assert branch.tokens == ids
             b.engine.drop(branch, "done")
 
@@ -142,14 +131,13 @@ def test_a_short_pool_changes_no_text(pair: Any) -> None:
     drive(b, work())
 
 
-def test_every_want_and_feedback_runs_on_a_real_net(pair: Any) -> None:
-    ours, theirs = pair
-    b = engine_on(ours)
+def test_every_want_and_feedback_runs_on_a_real_net(of: Subject) -> None:
+    b = engine_on(of.model)
 
     async def work() -> None:
         branch = await b.engine.open(tokens(12), request=b.request)
         fed = await b.engine.feed(branch, [3, 4, 5], want=Want(logprobs=True, hidden=(0, -1)))
-        want = theirs_say(theirs, branch.tokens).log_softmax(-1)
+        want = of.says(branch.tokens).log_softmax(-1)
         chosen = want[11:14].gather(1, torch.tensor([[3], [4], [5]]))[:, 0]
         assert fed.logprobs is not None
         assert (fed.logprobs - chosen).abs().max() <= TOLERANCE
@@ -158,17 +146,30 @@ def test_every_want_and_feedback_runs_on_a_real_net(pair: Any) -> None:
         one, other, third = await b.engine.fork(branch, 3)
         await b.engine.decode(one, until=Until(max_tokens=3), feedback=HIDDEN)
         ids, vectors = list(branch.tokens), one.vectors
-        with torch.no_grad():
-            inner = theirs.get_input_embeddings()(torch.tensor([ids]))
-            latent = theirs.model(inputs_embeds=inner).last_hidden_state[0, -1]
-        assert (vectors[len(ids)] - latent).abs().max() <= 1e-3
+        assert (vectors[len(ids)] - of.latent(ids)).abs().max() <= 1e-3
         await b.engine.decode(other, until=Until(max_tokens=3), feedback=Soft(lambda p: p))
-        with torch.no_grad():
-            p = theirs_say(theirs, ids)[-1].softmax(-1)
-            mixture = p @ theirs.get_input_embeddings().weight
+        mixture = of.mixture(of.says(ids)[-1].softmax(-1))
         assert (other.vectors[len(ids)] - mixture).abs().max() <= 1e-4
-        (early,) = await b.engine.fork(third, override=Override(exit_layer=1))
-        await b.engine.decode(early, until=Until(max_tokens=3), sampler=Sampler(temperature=1.0))
-        assert max(early.tokens) < VOCABULARY
+        await b.engine.decode(third, until=Until(max_tokens=3), sampler=Sampler(temperature=1.0))
+        assert max(third.tokens) < of.model.facts.vocabulary
 
     drive(b, work())
+
+
+def test_overrides_act_on_their_own_rows_of_one_step(of: Subject) -> None:
+    torch.manual_seed(3)
+    push = Steering(1, torch.randn(of.model.facts.width) * 3)
+    overrides = [PLAIN, Override(exit_layer=1), Override(steering=(push,))]
+    b = engine_on(of.model, pages=120)
+
+    async def work() -> None:
+        root = await b.engine.open(tokens(13), request=b.request)
+        rows = [(await b.engine.fork(root, override=override))[0] for override in overrides]
+        await b.engine.decode(rows, until=Until(max_tokens=6))
+        for row, override in zip(rows, overrides, strict=True):
+            await agrees(b, row, of, override)
+        await b.engine.prune(rows[2], [(4, 9)])
+        await agrees(b, rows[2], of, overrides[2])
+
+    drive(b, work())
+    assert any(e.decode == 3 for e in b.of(StepEnded))

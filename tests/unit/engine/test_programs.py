@@ -4,11 +4,17 @@ right."""
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from tests.contract.engine.subjects import LaptopSubject
+from tests.contract.engine.test_real_nets import Poisoned
 from tests.fakes import Bench, TinyForward, bench, drive, poison_unowned, text_of
 from workbench.engine.errors import BadArgument, PoolTooSmall, WindowFull
 from workbench.engine.protocols import Sampler, Until, Want
@@ -28,14 +34,46 @@ from workbench.events import (
 )
 from workbench.words import Finish, FreeReason, PruneMode
 
-FORWARD = TinyForward()
 EXAMPLES = settings().max_examples  # of the profile: a few in CI, hundreds in the long run
+
+
+class Net(Protocol):
+    """A forward and what its logits must be."""
+
+    forward: Any
+
+    def agree(self, got: Tensor, ids: list[int]) -> None: ...
+
+
+class Tiny:
+    def __init__(self) -> None:
+        self.forward = TinyForward()
+
+    def agree(self, got: Tensor, ids: list[int]) -> None:
+        assert (got - self.forward.dense(ids)[-1]).abs().max() < 1e-5
+
+
+class Laptop:
+    """The laptop engine: logits are those of a fresh prefill, to the bit."""
+
+    def __init__(self) -> None:
+        facts = {"vocabulary": TinyForward().facts.vocabulary, "layers": 2, "sliding": (None, None)}
+        self.subject = LaptopSubject("llama", **facts)
+        self.forward = Poisoned(self.subject.model)
+
+    def agree(self, got: Tensor, ids: list[int]) -> None:
+        self.subject.agree(got, self.subject.says(ids)[-1])
+
+
+NETS: dict[str, Callable[[], Net]] = {"tiny": cache(Tiny), "numba": cache(Laptop)}
+on_each = pytest.mark.parametrize("net", NETS)
 
 
 @dataclass
 class Program:
     """A stream of random wishes over one engine. Typed refusals are outcomes like any other."""
 
+    net: Net
     bench: Bench
     random: random.Random
     exact: bool  # only wishes after which memory equals a fresh prefill of what is resident
@@ -128,7 +166,7 @@ class Program:
 
     async def feed_vectors(self) -> None:
         if branch := self.pick():
-            await self.bench.engine.feed(branch, torch.randn(2, FORWARD.facts.width))
+            await self.bench.engine.feed(branch, torch.randn(2, self.net.forward.facts.width))
 
     async def feed_placed(self) -> None:
         if branch := self.pick():
@@ -149,8 +187,7 @@ class Program:
             assert peek.logits is not None
             assert not peek.logits.isnan().any(), f"{branch!r} read a slot that nobody owns"
             if self.exact:
-                fresh = FORWARD.dense(text_of(branch))[-1]
-                assert (peek.logits - fresh).abs().max() < 1e-5, branch
+                self.net.agree(peek.logits, text_of(branch))
 
 
 def replay(b: Bench, branches: list[Branch]) -> None:
@@ -198,14 +235,14 @@ def replay(b: Bench, branches: list[Branch]) -> None:
             assert streams[branch.seq] == branch.tokens
 
 
-def run_program(seed: int, wishes: int, page_size: int, pages: int, exact: bool) -> None:
+def run_program(net: Net, seed: int, wishes: int, page_size: int, pages: int, exact: bool) -> None:
     rng = random.Random(seed)
     b = bench(
-        FORWARD, pages=pages, page_size=page_size, limit=rng.choice([60, 200]),
+        net.forward, pages=pages, page_size=page_size, limit=rng.choice([60, 200]),
         chunk=rng.choice([3, 64]), max_rows=rng.choice([2, 32]),
     )  # fmt: skip
     poison_unowned(b)
-    program = Program(b, rng, exact)
+    program = Program(net, b, rng, exact)
 
     async def all_of_it() -> None:
         await program.run(wishes)
@@ -220,21 +257,25 @@ def run_program(seed: int, wishes: int, page_size: int, pages: int, exact: bool)
     replay(b, program.branches)
 
 
+@on_each
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(
     seed=st.integers(0, 2**32), wishes=st.integers(1, 25), page_size=st.integers(1, 5),
     pages=st.sampled_from([14, 30, 90]),
 )  # fmt: skip
 def test_reencoding_programs_equal_a_dense_pass(
-    seed: int, wishes: int, page_size: int, pages: int
+    net: str, seed: int, wishes: int, page_size: int, pages: int
 ) -> None:
-    run_program(seed, wishes, page_size, pages, exact=True)
+    run_program(NETS[net](), seed, wishes, page_size, pages, exact=True)
 
 
+@on_each
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(
     seed=st.integers(0, 2**32), wishes=st.integers(1, 25), page_size=st.integers(1, 5),
     pages=st.sampled_from([14, 30, 90]),
 )  # fmt: skip
-def test_any_program_keeps_its_books(seed: int, wishes: int, page_size: int, pages: int) -> None:
-    run_program(seed, wishes, page_size, pages, exact=False)
+def test_any_program_keeps_its_books(
+    net: str, seed: int, wishes: int, page_size: int, pages: int
+) -> None:
+    run_program(NETS[net](), seed, wishes, page_size, pages, exact=False)
