@@ -32,6 +32,7 @@ def test_the_bundles_are_in_it(names: set[str]) -> None:
         "widgets/static/composite.js",
         "widgets/static/outline.js",
         "widgets/static/page.js",
+        "widgets/static/structure.js",
         "widgets/static/style.css",
     } <= names
 
