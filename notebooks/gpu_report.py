@@ -78,6 +78,13 @@ report.step_time(batch=8)
 report.pressure()
 
 # %% [markdown]
+# **What does a grammar cost?** Thirty branches decode freely, inside reasoning trees, and inside JSON of a schema. Masks are filled
+# while the net runs; what is left is the time that the device waits for them.
+
+# %% tags=["nbval-ignore-output"]
+report.grammar()
+
+# %% [markdown]
 # **How soon does a command hold?** Pause, step, prune, fork and pin through the inbox while steps run, each from its hand-in to the
 # event that says it happened.
 

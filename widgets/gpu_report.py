@@ -24,7 +24,7 @@ STYLE: Any = {
     "font.family": "sans-serif", "font.size": 9.0, "axes.edgecolor": LINE, "axes.labelcolor": INK,
     "text.color": INK, "xtick.color": INK_3, "ytick.color": INK_3, "axes.titlesize": 10.0,
     "axes.spines.top": False, "axes.spines.right": False, "grid.color": LINE,
-    "axes.axisbelow": True,
+    "axes.axisbelow": True, "lines.solid_capstyle": "butt",
     "svg.fonttype": "none", "svg.hashsalt": "workbench", "legend.frameon": False,
 }  # fmt: skip
 # of Qwen3-8B's attention, whose shape the kernel rows have: 4 query heads share a KV head
@@ -318,6 +318,38 @@ class GpuReport:
                 aspect=4.0,
                 show_grid=True,
                 legend_position="top_left",
+            )
+        )
+
+    def grammar(self) -> Any:
+        """Milliseconds of a step under grammars, and how long of it the device stood idle."""
+        rows = self.of("decode under a grammar")[::-1]
+        if not rows:
+            return Missing("steps under a grammar", "workbench bench masks --json")
+        names = [(n, str(row["shape"]).rsplit(", ", 1)[-1]) for n, row in enumerate(rows)]
+        wait = [(float(row["wait_ms"]), n) for n, row in enumerate(rows)]
+        whole = [(float(row["value"]), n) for n, row in enumerate(rows)]
+        lines = [
+            hv.Curve([(0, n), (ms, n)]).opts(color=colour, linewidth=width)
+            for dots, colour, width in ((whole, OWN, 9), (wait, GOAL, 9))
+            for ms, n in dots
+        ]
+        ends = [
+            hv.Scatter(whole, label="a step").opts(color=OWN, s=20, marker="s"),
+            hv.Scatter(wait, label="waits for masks").opts(color=GOAL, s=20, marker="s"),
+        ]
+        return Picture(
+            hv.Overlay([*lines, *ends]).opts(
+                title=str(rows[0]["shape"]).rsplit(", ", 1)[0],
+                xlabel="ms a step",
+                ylabel="",
+                yticks=names,
+                ylim=(-0.8, len(names) - 0.2),
+                xlim=(0, 1.25 * max(ms for ms, _ in whole)),
+                fig_inches=7.5,
+                aspect=4.0,
+                show_grid=True,
+                legend_position="top_right",
             )
         )
 
