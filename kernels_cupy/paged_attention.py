@@ -33,6 +33,8 @@ def wide_rows(head_dim: int) -> int:
 def settings(head_dim: int, rows: int, limit: int) -> dict[str, int]:
     """Stages of the ring and blocks a multiprocessor, by what its shared memory holds."""
     stages, resident = (2, 1) if head_dim == 256 else (3, 2)
+    if head_dim == 128 and rows <= NARROW:
+        stages = 2  # 64 KB under way on an SM are enough; more only queue
     if rows > NARROW and head_dim > 64:
         resident = 1
     each = shared_bytes(head_dim, rows, stages) + 2048  # what the system and the tables take
