@@ -1,6 +1,7 @@
 """Each kernel alone, for every instruction set: its values against numpy, its machine code by
 sight."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from gguf import GGMLQuantizationType, quants
 
 from tests.unit.cpu import ggufs
 from tests.unit.cpu.native import Native, module_of, optimise
-from workbench.cpu import attend, dots, isa, packing, rows
+from workbench.cpu import attend, dots, isa, memory, packing, rows, step
 from workbench.cpu.isa import Isa
 
 F = np.float32
@@ -181,6 +182,20 @@ def test_arm_products_use_sdot(form: dots.Form) -> None:
     text = assembly(dots.product(form, 1), one, "aarch64-unknown-linux-gnu", one.features)
     assert text.count("sdot") == 8 * 4
     assert "fmla" in text or "fmadd" in text
+
+
+def test_every_kernel_of_the_step_compiles_for_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at here, run where somebody has one: vectors throughout, no foreign instruction."""
+    monkeypatch.setattr(memory, "machine", lambda: "arm")
+    one, triple = isa.named("armdot"), "aarch64-unknown-linux-gnu"
+    for name, kernel in step.kernels(half=True).items():
+        text = assembly(kernel, one, triple, one.features)
+        if name != "barrier":
+            assert re.search(r"\bq\d|\.4s", text), name
+        if name in ("scores", "values", "rms_norm", "route", "axpy"):
+            assert "fmla" in text, name
+        if name in ("scores", "values", "store_kv"):
+            assert "fcvtl" in text or "fcvtn" in text, name
 
 
 @pytest.mark.parametrize("form", dots.FORMS, ids=lambda f: f.name)
