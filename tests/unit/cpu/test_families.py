@@ -71,7 +71,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed weights in a folder of their own, the compiled step where it always is."""
+    """Packed weights in a folder of their own, the compiled step where it always is; no GPU, which
+    "auto" would take."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     build.build(isa.choose()[0], True)
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
 

@@ -23,7 +23,9 @@ Kind = Callable[[str], str]
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed weights in a folder of their own, the compiled step where it always is."""
+    """Packed weights in a folder of their own, the compiled step where it always is; no GPU, which
+    "auto" would take."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     build.build(isa.choose()[0], True)
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
 
@@ -128,8 +130,9 @@ def test_a_file_is_kept_as_it_is(kind: Kind, forms: str, experts: int, tmp_path:
             "up_proj.weight is Q5_1",
         ),
         (one("Q5_1"), "q_proj.weight is Q5_1"),
+        (one("F16"), "q_proj.weight is not quantised"),
     ],
-    ids=["one tensor", "all"],
+    ids=["one tensor", "all", "halves"],
 )
 def test_another_kind_takes_the_slower_path_or_int8(kind: Any, word: str, tmp_path: Path) -> None:
     write(tmp_path / "net.gguf", kind)
