@@ -16,7 +16,7 @@ from workbench.ops.contract import HeadNorm, Linear, Ops, Recipe, Replays, Rotar
 
 from .landing import Landing
 from .lora import Adapter, load_adapter
-from .overrides import StepOverrides, resolve, why_not_captured
+from .overrides import Overrides, StepOverrides, why_not_captured
 from .shape import ModelShape, unserved
 
 MakePool = Callable[[KVLayout, Tensor, torch.device], Pool]  # of frequencies [D / 2]
@@ -90,6 +90,7 @@ class Decoder:
         sizes = (shape.heads, shape.kv_heads, shape.kv_heads)
         self._split = [n * shape.head_dim for n in sizes]
         self._norms = [self._head_norm(layer) for layer in net.layers]
+        self._overrides = Overrides(shape.layers)
         self._windows = tuple(dict.fromkeys(shape.sliding))
 
     def _head_norm(self, layer: Layer) -> HeadNorm | None:
@@ -111,7 +112,7 @@ class Decoder:
     def __call__(
         self, batch: ForwardBatch, pool: Pool, pulse: Callable[[], None] = lambda: None
     ) -> ForwardOutput:
-        step = resolve(batch, self.adapters, self._shape.layers)
+        step = self._overrides.resolve(batch, self.adapters)
         if isinstance(self.ops, Replays):
             reason = why_not_captured(batch, step)
             if reason is None:
@@ -148,9 +149,8 @@ class Decoder:
             _, experts, weights = zip(*taken.routed, strict=True)
             return logits, torch.stack(experts), torch.stack(weights)
 
-        sides = tuple((s.adapter, s.scale, s.tokens is None) for s in step.sides)
-        indexes = tuple(s.tokens for s in step.sides if s.tokens is not None)
-        return Recipe((self, sides, routing), self._shape.heads, self._windows, indexes, body)
+        net = (self, step.net, routing)
+        return Recipe(net, self._shape.heads, self._windows, step.indexes, body)
 
     def _replayed(self, results: tuple[Tensor, ...]) -> ForwardOutput:
         logits = results[0].clone() if results[0].dtype == torch.float32 else results[0].float()
