@@ -17,7 +17,7 @@ from workbench.forward import ForwardBatch
 from workbench.kv.layout import KVLayout
 from workbench.ops.contract import Recipe, Rotary
 
-WIDTH = 16  # pages that a block table has room for at least
+WIDTH = 128  # pages that a block table has room for at least: few different shapes
 
 
 class DecodePlan:
