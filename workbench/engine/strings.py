@@ -1,6 +1,6 @@
 """Which tokens may stand inside a JSON string, by an automaton over their bytes."""
 
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,12 @@ def _automaton() -> NDArray[np.uint8]:
     table[_HEX4, list(b"dD")] = _SURROGATE  # no halves of a pair: they cannot be written as UTF-8
     table[_SURROGATE, list(b"01234567")] = _HEX2
     return table
+
+
+@lru_cache(maxsize=8)
+def strings_of(vocabulary: Vocabulary) -> "Strings":
+    """The vocabulary's own, shared by all grammars over it."""
+    return Strings(vocabulary)
 
 
 class Strings:

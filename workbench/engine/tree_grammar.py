@@ -28,7 +28,7 @@ from workbench.engine.grammar import (
     allowed,
     compile_schema,
 )
-from workbench.engine.strings import Strings
+from workbench.engine.strings import strings_of
 
 
 class Place(IntEnum):
@@ -98,7 +98,7 @@ class TreeGrammar:
             raise GrammarError(f"tree: max_depth {shape.max_depth} came; at least 1 is wanted")
         self.vocabulary = vocabulary
         self.shape = shape
-        self.strings = Strings(vocabulary)
+        self.strings = strings_of(vocabulary)
         self.schemas = [compile_schema(tool.parameters) for tool in shape.tools]
         self.any_json = compile_schema({})
         self.answer = None if shape.answer is None else compile_schema(shape.answer)
