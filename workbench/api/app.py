@@ -138,7 +138,9 @@ async def body_of(request: Request) -> Any:
     except ClientDisconnect:
         raise ApiError("the client went before its body was whole") from None
     try:
-        return json.loads(raw, parse_constant=_no_number)
+        body = json.loads(raw, parse_constant=_no_number)
+        json.dumps(body, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+        return body
     except (ValueError, RecursionError) as error:
         raise ApiError(f"the body is no JSON: {error}") from error
 

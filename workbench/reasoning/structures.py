@@ -63,6 +63,8 @@ class Structure:
     ROOT: ClassVar[str] = "reasoning"
 
     def __post_init__(self) -> None:
+        if self.answer is not None and not isinstance(self.answer, Mapping):
+            raise StructureError(f"answer: a JSON schema or none is wanted, {self.answer!r} came")
         known = [one.name for one in self.types]
         for one in self.types:
             if not NAME.fullmatch(one.name) or one.name == self.ROOT:

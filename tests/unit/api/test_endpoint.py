@@ -134,9 +134,13 @@ def test_unserved_fields_and_models(endpoint: Endpoint) -> None:
     assert ask(endpoint, messages=long, stream=True).status_code == 400
     url = f"{endpoint.url}/chat/completions"
     assert httpx.post(url, content=b"{", headers={"content-type": "text/plain"}).status_code == 415
-    for raw in (b"{", b"\xff", b'{"n": NaN}', b"[" * 100_000):
+    half = json.dumps(body(stop="\ud800")).encode()
+    for raw in (b"{", b"\xff", b'{"n": NaN}', b"[" * 100_000, half, b""):
         wrong = httpx.post(url, content=raw, headers={"content-type": "application/json"})
-        assert wrong.status_code == 400 and wrong.json()["error"]["message"]
+        assert wrong.status_code == 400 and "no JSON" in wrong.json()["error"]["message"]
+    great = b'"' + b"x" * (9 << 20) + b'"'
+    wrong = httpx.post(url, content=great, headers={"content-type": "application/json"})
+    assert wrong.status_code == 413
     assert httpx.get(url).status_code == 405 and "error" in httpx.get(url).json()
     assert httpx.get(f"{endpoint.url}/nothing").json()["error"]["type"] == "invalid_request_error"
 

@@ -266,6 +266,7 @@ class Missing(TaskClass):
         (lambda: Structure.read({"types": [{"name": "a", "tool": []}], "reasoning": "a"}), "known"),
         (lambda: Structure.read({"reasoning": "a"}), "types, reasoning and answer"),
         (lambda: Structure.read("{"), "JSON is wanted"),
+        (lambda: Structure.of(Note, 3), "answer: a JSON schema or none"),
     ],
 )
 def test_a_wrong_declaration_is_explained(declare: Any, reason: str) -> None:
