@@ -6,10 +6,10 @@ the engine's own sampling step and never by llguidance's tensor helpers.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from time import perf_counter
 from typing import Any
 
 import llguidance
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.int32]
 Schema = Mapping[str, Any]
-MANY = 8  # masks, and cores, from which threads are quicker than one after the other
+WORTH = 1e-3  # seconds of masks that are worth waking threads for
 
 
 class GrammarError(ValueError):
@@ -117,16 +117,21 @@ class GrammarMatcher:
 
     @staticmethod
     def fill_many(matchers: "Sequence[GrammarMatcher]", rows: Sequence[Mask]) -> None:
-        """`fill` of each, by threads of llguidance's own where there are many and cores for
-        them."""
-        live = [(m, row) for m, row in zip(matchers, rows, strict=True) if not m.finished]
-        if len(live) < MANY or (os.cpu_count() or 1) < MANY:
-            for matcher, row in zip(matchers, rows, strict=True):
-                matcher.fill(row)
-            return
-        for matcher, row in zip(matchers, rows, strict=True):
+        """`fill` of each; by llguidance's own threads where the first takes so long that all of
+        them one after the other would hold a step up."""
+        waiting = list(zip(matchers, rows, strict=True))
+        while waiting:
+            matcher, row = waiting.pop()
+            began = perf_counter()
+            matcher.fill(row)
+            if (perf_counter() - began) * len(waiting) > WORTH:
+                break
+        live = [(matcher, row) for matcher, row in waiting if not matcher.finished]
+        for matcher, row in waiting:
             if matcher.finished:
                 matcher.fill(row)
+        if not live:
+            return
         masks = np.zeros((len(live), live[0][0]._row.size), dtype=np.int32)
         numbered = [(matcher._matcher, i) for i, (matcher, _) in enumerate(live)]
         _executor().unsafe_compute_mask_ptr(
