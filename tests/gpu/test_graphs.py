@@ -1,15 +1,21 @@
 """Captured decode steps on a GPU: bit-equal to eager ones, pruned, forked, adapted, row by row."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from kernels_cupy.ops import CudaOps
 from kernels_cupy.pool import CudaPool
 from tests.gpu.test_decoder import NETS
 from tests.unit.kernels.test_graphs import Twins
 from tests.unit.model import nets
+from workbench.forward import PLAIN, Override
+from workbench.model.decoder import Decoder
+from workbench.model.lora import sizes
+from workbench.model.shape import ModelShape
 
 pytestmark = pytest.mark.gpu
 
@@ -46,6 +52,41 @@ def test_replays_equal_eager_steps(
     counts = twins.graphs.counts
     print(name, counts)
     assert counts.captured >= 5 and counts.replayed > counts.captured and not counts.why
+
+
+def adapter(folder: Path, shape: ModelShape, seed: int) -> Path:
+    """A PEFT folder of random weights for every projection."""
+    g, rank = torch.Generator().manual_seed(seed), 4 + seed
+    weights = {}
+    for layer in range(shape.layers):
+        for name, (inward, outward) in sizes(shape).items():
+            at = f"base_model.model.model.layers.{layer}.{name}"
+            weights[f"{at}.lora_A.weight"] = torch.randn(rank, inward, generator=g) * 0.1
+            weights[f"{at}.lora_B.weight"] = torch.randn(outward, rank, generator=g) * 0.1
+    folder.mkdir()
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_adapters_of_all_and_of_some_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(nets.NETS, "llama", NETS["llama"])
+    nets.make("llama", tmp_path)
+    twins = GpuTwins(tmp_path)
+    for paged in (twins.replaying, twins.eager):
+        assert isinstance(paged.forward, Decoder)
+        for seed, name in enumerate(("one", "two")):
+            shape = paged.forward._shape
+            folder = tmp_path / f"{name} {id(paged)}"
+            paged.forward.load_adapter(name, adapter(folder, shape, seed))
+    one, two = Override(adapter="one"), Override(adapter="two", scale=0.5)
+    rows = [twins.row(60, i, o) for i, o in enumerate((one, one, two, PLAIN))]
+    twins.step(*((row, 9) for row in rows))
+    for some in (rows[:2], rows, [rows[2], rows[0], rows[3]], rows):
+        for _ in range(5):
+            twins.step(*((row, 1) for row in some))
+    assert twins.graphs.counts.captured == 3 and not twins.graphs.counts.why
 
 
 def test_old_graphs_are_freed_and_memory_is_bounded(
