@@ -18,9 +18,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.warm:
-        from workbench.model.load import load_model
-
-        load_model()
+        warm()
     found = report()
     if args.json:
         emit(found)
@@ -29,6 +27,16 @@ def run(args: argparse.Namespace) -> None:
         print(f"{key:8} {found[key] or 'none'}")
     for reason in found["reasons"]:
         print(f"  {reason}")
+
+
+def warm() -> None:
+    """Compile, pack and probe the default model."""
+    from workbench.model.laptop import probe
+    from workbench.model.load import load_model
+
+    model = load_model()
+    if model.name.startswith("numba"):
+        probe(model.net, model.checkpoint, model.shape, threads=1)
 
 
 def report() -> dict[str, Any]:
@@ -42,7 +50,7 @@ def report() -> dict[str, Any]:
     backend, reasons = settings.backend, list(settings.reasons)
     if backend == "cpu":
         backend, why = laptop_engine()
-        reasons.append(why)
+        reasons += [why, *(prompts() if backend == "numba" else [])]
     reasons += [f"sandbox: {what}" for what in guarantees()]
     return {
         "python": platform.python_version(),
@@ -69,6 +77,14 @@ def laptop_engine() -> tuple[str, str]:
         f"backend: numba for quantised files ({why}) and for any other with weights q8 or q4, "
         "torch for others"
     )
+
+
+def prompts() -> list[str]:
+    """What was measured of long prompts, and what was chosen."""
+    from workbench.cpu import measured
+
+    known = [prefill.told() for prefill in measured()]
+    return known or ["prompts: fused (`workbench doctor --warm` measures the other way)"]
 
 
 def cupy_version() -> str | None:

@@ -6,10 +6,16 @@ from collections.abc import Callable
 from workbench.cpu import build
 from workbench.cpu.forward import NumbaForward
 from workbench.cpu.keeping import packed
+from workbench.cpu.probe import Prefill, known_here, prefill
+from workbench.cpu.prompts import Prompts, asked
 from workbench.cpu.weights import PackedNet, Source, Unpackable, Weights, unkept, unpackable
+from workbench.forward import Forward
 from workbench.model.shape import ModelShape
 
-__all__ = ["NumbaForward", "PackedNet", "Unpackable", "open_step", "unkept", "unpackable"]
+__all__ = [
+    "NumbaForward", "PackedNet", "Prefill", "Unpackable", "measured", "open_step", "probe_prompts",
+    "unkept", "unpackable",
+]  # fmt: skip
 
 
 def open_step(
@@ -34,3 +40,21 @@ def open_step(
         f"step: {step.built.note}",
     )
     return step, reasons
+
+
+def probe_prompts(
+    step: NumbaForward, make_other: Callable[[], Forward], model: str, threads: int
+) -> Prefill:
+    """Measure once how fast this machine does prompts, and the other net at them; where fast
+    prompts are asked for and it is faster, let it serve them."""
+    found, other = prefill(
+        step, make_other, model, step.net.shape, threads, build.cache_folder() / "probes"
+    )
+    if asked() == "fast" and found.crossover is not None:
+        step.prompts = Prompts(other or make_other(), found.crossover)
+    return found
+
+
+def measured() -> list[Prefill]:
+    """What is known of prompts on this machine."""
+    return known_here(build.cache_folder() / "probes")

@@ -15,6 +15,7 @@ from workbench.cpu.dots import ROWS
 from workbench.cpu.packing import dense
 from workbench.cpu.plan import Planner, StepPlan, check
 from workbench.cpu.pool import DimPool
+from workbench.cpu.prompts import Prompts
 from workbench.cpu.tables import NetTables
 from workbench.cpu.turns import Turns
 from workbench.cpu.weights import PackedNet
@@ -31,7 +32,7 @@ class NumbaForward:
     `pulse`: handed a `StopFlag`, the step is one native call that reads the flag between layers;
     handed any other callable, the calling thread comes back to Python after every layer to call it.
     Either way at most the layer in flight completes after a stop. Results do not depend on
-    `threads`, nor a row's on the rows beside it, to the bit.
+    `threads`, nor a row's on the rows beside it, to the bit; unless `prompts` is set.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class NumbaForward:
         self.built = build.build(self.isa, kv == torch.float16, say)
         self.name = f"numba {net.matrices['0.qkv'].parts[0].form.split('_')[0]}"
         self.read_adapter: ReadAdapter | None = None
+        self.prompts: Prompts | None = None  # a faster way for long ones, where a person wants it
         self.adapters: dict[str, adapters.NativeAdapter] = {}
         self._rotary = net.shape.rope.rotary(net.shape.head_dim)
         self._tables = NetTables(net)
@@ -110,6 +112,8 @@ class NumbaForward:
                 f"{self.name}: wanted a DimPool (order 'dim'), got {type(pool).__name__}"
             )
         check(batch, pool, self.facts.vocabulary)
+        if self.prompts is not None and self.prompts.takes(batch):
+            return self.prompts.run(batch, pool, pulse)
         with self._one_at_a_time:
             plan = self._planner.plan(batch, pool, self.adapters)
             self._run(plan, pulse)

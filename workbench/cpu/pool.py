@@ -76,6 +76,12 @@ class DimPool:
         page, slot = slots // self.layout.page_size, slots % self.layout.page_size
         return self.k[layer][page, :, :, slot].float(), self.v[layer][page, :, slot].float()
 
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Put k and v [n, H, D] into `slots` [n] of one layer."""
+        page, slot = slots // self.layout.page_size, slots % self.layout.page_size
+        self.k[layer][page, :, :, slot] = k.to(self.k.dtype)
+        self.v[layer][page, :, slot] = v.to(self.v.dtype)
+
     def poison(self, slots: Tensor) -> None:
         page, slot = slots // self.layout.page_size, slots % self.layout.page_size
         for k, v in zip(self.k, self.v, strict=True):

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workbench.ops.cpu import CpuOps
+from workbench.ops.packing import can_prepack
+
 from .checkpoint import Checkpoint
+from .decoder import Decoder
 from .errors import ModelError
 from .lora import load_adapter
 from .shape import ModelShape
+from .weights import NetBuilder
 
 if TYPE_CHECKING:
-    from workbench.cpu import NumbaForward
+    from workbench.cpu import NumbaForward, Prefill
 
 PACKED = ("q8", "q4")  # what floats may be packed to
 
@@ -60,6 +65,7 @@ def open_laptop(
     """The engine over this checkpoint and the reasons for its form. `weights`: auto keeps the
     file's own blocks, "q8" and "q4" pack floats. Raises ModelError."""
     from workbench.cpu import open_step
+    from workbench.cpu.prompts import asked
 
     form: Any = "file" if weights == "auto" else weights
     try:
@@ -71,4 +77,19 @@ def open_laptop(
         return load_adapter(name, path, shape, torch.float32, torch.device("cpu")).layers
 
     net.read_adapter = read
+    if asked() == "fast":
+        reasons += (probe(net, checkpoint, shape, threads).told(),)
     return net, reasons
+
+
+def probe(net: Any, checkpoint: Checkpoint, shape: ModelShape, threads: int) -> "Prefill":
+    """How fast prompts go here, through the step `net` and through torch; measured at the first
+    call."""
+    from workbench.cpu import probe_prompts
+
+    def torch_net() -> Decoder:
+        ops, cpu = CpuOps("bf16 prepacked" if can_prepack() else "as loaded"), torch.device("cpu")
+        built = NetBuilder(shape, checkpoint, ops, torch.bfloat16, cpu).net()
+        return Decoder(shape, built, ops, name="torch bf16", dtype=torch.bfloat16, device=cpu)
+
+    return probe_prompts(net, torch_net, checkpoint.path.stem, threads)
