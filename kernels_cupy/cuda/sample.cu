@@ -64,6 +64,7 @@ __device__ __forceinline__ Facts add_up(const Chunk* chunks, int count, const Ro
         s.tops[c] = best;
         top = fmaxf(top, best), low = fminf(low, chunks[c].low);
     }
+    if (int(threadIdx.x) < (4 - count % 4) % 4) s.tops[count + threadIdx.x] = LOWEST;
     top = block_max(top, s.room), low = -block_max(-low, s.room);
     const float rate = tempered(row) ? LOG2E / row.temperature : 0.f;
     for (int c = threadIdx.x; c < count; c += THREADS) {
@@ -79,19 +80,22 @@ __device__ __forceinline__ Facts add_up(const Chunk* chunks, int count, const Ro
     return Facts{top, tempered(row) ? warm : sum, log_sum, low};
 }
 
-// a value that the best of `wanted` chunks reach, so that at least as many logits do
+// a value that the best of `wanted` chunks reach, so that at least as many logits do: the largest that so many reach
 __device__ __forceinline__ float value_reached(Shared& s, int chunks, int wanted) {
-    if (threadIdx.x == 0) s.reach = LOWEST;
+    float reach = LOWEST;
     __syncthreads();
     if (chunks > wanted)
         for (int c = threadIdx.x; c < chunks; c += THREADS) {
             const float mine = s.tops[c];
-            int before = 0;
-            for (int i = 0; i < chunks; i++) before += s.tops[i] > mine || (s.tops[i] == mine && i < c);
-            if (before == wanted - 1) s.reach = mine;
+            int reaching = 0;
+#pragma unroll 4
+            for (int i = 0; i < chunks; i += 4) {  // what lies past the last was filled with LOWEST
+                const float4 t = *reinterpret_cast<const float4*>(s.tops + i);
+                reaching += (t.x >= mine) + (t.y >= mine) + (t.z >= mine) + (t.w >= mine);
+            }
+            if (reaching >= wanted && mine > reach) reach = mine;
         }
-    __syncthreads();
-    return s.reach;
+    return block_max(reach, s.room);
 }
 
 // state 0: drawn, 1: the mask allows nothing, 2: not decided here. facts [R] are for those who go on.

@@ -97,6 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
     u32 count = 0;
     u64 places = 0;
+#pragma unroll 8
     for (int b = 0; b < blocks; b++) {
         const u32* from = histograms + (i64(r) * blocks + b) * 2 * BINS;
         count += from[bin], places += from[BINS + bin];

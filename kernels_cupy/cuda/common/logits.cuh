@@ -148,7 +148,6 @@ struct Shared {
     double until[BINS];  // masses of the bins up to each
     int start[BINS];     // of each bin in the list
     int count, cut, kept, drawn, first;
-    float reach;
     u64 found;
     double before;
 };
