@@ -54,6 +54,12 @@
 struct Item { int table, lo, hi, row0, tokens, full_lo, full_hi, unused; };
 struct Row { int token, first, limit, part, turn, tree, unused[2]; };  // tree: where its ancestors begin to count
 
+// a * b / c, as 32 bits where the product fits
+__device__ __forceinline__ int scaled(int a, int b, int c) {
+    const u64 product = u64(u32(a)) * u32(b);
+    return product >> 32 ? int(product / u32(c)) : int(u32(product) / u32(c));
+}
+
 struct Work {  // the same for all blocks
     const elem *q, *k, *v;
     elem* out;
@@ -335,10 +341,17 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
         table = items[threadIdx.x].table, lo = items[threadIdx.x].lo, hi = items[threadIdx.x].hi;
     }
     const int all = prefix[item_count];  // tiles
-    const int lanes = min(min(int(gridDim.x) / kv_heads, PIECES), max(1, all / MIN_TILES));
+    int lanes = min(min(int(gridDim.x) / kv_heads, PIECES), max(1, all / MIN_TILES));
+    // no lane more than the longest needs, and one fewer where that divides evenly: borders of equal requests then are
+    // borders of lanes, and nothing is left to merge
+    if (all > 0) {
+        const int most = (all + lanes - 1) / lanes;
+        lanes = (all + most - 1) / most;
+        if (lanes > 16 && all % lanes && all % (lanes - 1) == 0) lanes--;
+    }
     const int place = blockIdx.x / kv_heads;
     if (place >= lanes || all == 0) return;
-    const int start = int(i64(place) * all / lanes), end = int(i64(place + 1) * all / lanes);
+    const int start = scaled(place, all, lanes), end = scaled(place + 1, all, lanes);
     Warp me;
     me.lane = threadIdx.x % 32, me.warp = threadIdx.x / 32, me.head = blockIdx.x % kv_heads;
     me.stage = reinterpret_cast<elem*>(shared) + me.warp * STAGES * STAGE;
@@ -449,7 +462,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) paged_attenti
             if (threadIdx.x == 0) is_last = arrive_last(counters + index * kv_heads + me.head, pieces);
             __syncthreads();
             if (is_last) {
-                merge_pieces(w, item, me.head, live, lane0, pieces, int(i64(lane0) * all / lanes) < begin, room);
+                merge_pieces(w, item, me.head, live, lane0, pieces, scaled(lane0, all, lanes) < begin, room);
             }
         }
         __syncthreads();  // the room and the rows are used again
