@@ -14,12 +14,12 @@ from torch import Tensor
 
 @triton.jit
 def _decode_split(
-    q, k, v, table, part, lse, entries, width, scale_log2,
+    q, k, v, table, part, lse, entries, width, splits, scale_log2,
     PAGE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr,
-    SPLITS: tl.constexpr, N: tl.constexpr,
+    N: tl.constexpr,
 ):  # fmt: skip
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    each = tl.cdiv(tl.cdiv(entries, N), SPLITS) * N
+    each = tl.cdiv(tl.cdiv(entries, N), splits) * N
     first, stop = split * each, tl.minimum(entries, (split + 1) * each)
     g, d, n = tl.arange(0, 16), tl.arange(0, DIM), tl.arange(0, N)
     q_head = (row * HEADS + head) * GROUP + g
@@ -38,18 +38,18 @@ def _decode_split(
         values = tl.load(v + at, mask=e[:, None] < stop, other=0.0)
         out = out * fade[:, None] + tl.dot(p.to(values.dtype), values)
         top = higher
-    to = q_head * SPLITS + split
+    to = q_head * splits + split
     tl.store(part + to[:, None] * DIM + d, out / total[:, None], mask=g[:, None] < GROUP)
     tl.store(lse + to, top + tl.log2(total), mask=g < GROUP)
 
 
 @triton.jit
-def _decode_merge(part, lse, out, DIM: tl.constexpr, SPLITS: tl.constexpr, S: tl.constexpr):
+def _decode_merge(part, lse, out, splits, DIM: tl.constexpr, S: tl.constexpr):
     head, s, d = tl.program_id(0), tl.arange(0, S), tl.arange(0, DIM)
-    weight = tl.load(lse + head * SPLITS + s, mask=s < SPLITS, other=float("-inf"))
+    weight = tl.load(lse + head * splits + s, mask=s < splits, other=float("-inf"))
     share = tl.exp2(weight - tl.max(weight, 0))
     rows = tl.load(
-        part + (head * SPLITS + s)[:, None] * DIM + d, mask=s[:, None] < SPLITS, other=0.0
+        part + (head * splits + s)[:, None] * DIM + d, mask=s[:, None] < splits, other=0.0
     )
     mean = tl.sum(rows * share[:, None], 0) / tl.sum(share, 0)
     tl.store(out + head * DIM + d, mean.to(out.dtype.element_ty))
@@ -71,11 +71,11 @@ def decode_calls(
 
     def call(x: Tensor, k: Tensor, v: Tensor) -> None:
         _decode_split[(rows, kv_heads, splits)](
-            x, k, v, pages, part, lse, entries, pages.shape[1], scale, PAGE=page, HEADS=kv_heads,
-            GROUP=heads // kv_heads, DIM=dim, SPLITS=splits, N=64, num_warps=4, num_stages=3,
+            x, k, v, pages, part, lse, entries, pages.shape[1], splits, scale, PAGE=page, HEADS=kv_heads,
+            GROUP=heads // kv_heads, DIM=dim, N=64, num_warps=4, num_stages=3,
         )  # fmt: skip
         _decode_merge[(rows * heads,)](
-            part, lse, out, DIM=dim, SPLITS=splits, S=triton.next_power_of_2(splits), num_warps=4
+            part, lse, out, splits, DIM=dim, S=triton.next_power_of_2(splits), num_warps=4
         )
 
     return [partial(call, x, kv[0], kv[1]) for x, kv in zip(q, pools, strict=True)], out
