@@ -71,8 +71,8 @@ def decode_calls(
 
     def call(x: Tensor, k: Tensor, v: Tensor) -> None:
         _decode_split[(rows, kv_heads, splits)](
-            x, k, v, pages, part, lse, entries, pages.shape[1], splits, scale, PAGE=page, HEADS=kv_heads,
-            GROUP=heads // kv_heads, DIM=dim, N=64, num_warps=4, num_stages=3,
+            x, k, v, pages, part, lse, entries, pages.shape[1], splits, scale, PAGE=page,
+            HEADS=kv_heads, GROUP=heads // kv_heads, DIM=dim, N=64, num_warps=4, num_stages=3,
         )  # fmt: skip
         _decode_merge[(rows * heads,)](
             part, lse, out, splits, DIM=dim, S=triton.next_power_of_2(splits), num_warps=4
