@@ -18,6 +18,7 @@ ARMS = {
     "window": "flat, a window of the tree's memory",
     "base": "base model, shown two worked problems",
 }
+LEAST = 10  # problems of a cell that is drawn
 COLOURS = {"tim": OWNERS[0], "flat": OWNERS[4], "window": OWNERS[1], "base": INK_3}
 MARKERS = {"tim": "o", "flat": "s", "window": "D", "base": "^"}
 
@@ -47,10 +48,12 @@ class EvalReport:
         ]
 
     def problems(self) -> list[tuple[str, int]]:
-        """Families and levels that the tree and another arm were asked."""
+        """Families and levels that the tree and another arm were asked, often enough to be
+        drawn."""
         asked: dict[tuple[str, int], set[str]] = {}
         for row in self.cells():
-            asked.setdefault((row["task"], row["level"]), set()).add(row["arm"])
+            if row["n"] >= LEAST:
+                asked.setdefault((row["task"], row["level"]), set()).add(row["arm"])
         return [name for name, arms in asked.items() if "tim" in arms and len(arms) > 1]
 
     def arms(self, problems: Sequence[tuple[str, int]] | None = None) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from widgets.eval_report import EvalReport, Missing, _thinned
 
 CELL = {
-    "task": "maze", "level": 9, "arm": "tim", "params": {}, "seed": None, "n": 4, "accuracy": 0.75,
+    "task": "maze", "level": 9, "arm": "tim", "params": {}, "seed": None, "n": 40, "accuracy": 0.75,
     "ci95": [0.3, 0.95], "mean_peak_kv_tokens": 412.0, "errors": {"structure": 1},
 }  # fmt: skip
 
@@ -33,10 +33,10 @@ def test_a_table_has_every_arm_and_only_whole_cells(tmp_path: Path) -> None:
     assert found.problems() == [("maze", 9)]
     head, line = found.table().splitlines()
     assert head.split() == ["tim", "flat", "window", "base"]
-    assert line.split() == "maze 9 75 % of 4, 412 25 % of 4, 412 - -".split()
+    assert line.split() == "maze 9 75 % of 40, 412 25 % of 40, 412 - -".split()
     assert found.errors().splitlines() == [
-        "maze 9: 1 structure, of 4",
-        "maze 10: 1 structure, of 4",
+        "maze 9: 1 structure, of 40",
+        "maze 10: 1 structure, of 40",
     ]
     assert "75" not in repr(found.arms()) and "<svg" in found.arms()._repr_svg_()
     assert "maze 9" in found.arms()._repr_svg_()

@@ -277,9 +277,12 @@ def tell(args: argparse.Namespace, plan: Sequence[Any], rows: dict[str, Any]) ->
 def summed(
     model: str, plan: Sequence[Any], rows: dict[str, Any], jobs: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows a seed and one over all, cell by cell; what has no row yet is left out."""
+    """Rows a seed and one over all, cell by cell, what has no row yet left out; then one over the
+    families of a kind that were asked at one level."""
     from workbench.bench.eval_rows import cell_row
+    from workbench.tasks.splits import SPLITS
 
+    kinds: dict[tuple[Any, ...], list[Any]] = {}
     for cell in plan:
         asked = [item for item in cell.items() if item.key in rows]
         for seed in cell.seeds:
@@ -288,3 +291,12 @@ def summed(
                 yield cell_row(cell, seed, of_seed, model, jobs)
         if asked:
             yield cell_row(cell, None, [rows[item.key] for item in asked], model, jobs)
+            kind = SPLITS[cell.task].kind if cell.task in SPLITS else "other"
+            alike = (kind, cell.level, cell.arm.name, json.dumps(cell.params, sort_keys=True))
+            kinds.setdefault(alike, []).append((cell, asked))
+    for (kind, *_), found in kinds.items():
+        if len({cell.task for cell, _ in found}) > 1:
+            pooled = [rows[item.key] for _, asked in found for item in asked]
+            families = len({cell.task for cell, _ in found})
+            row = cell_row(found[0][0], None, pooled, model, jobs)
+            yield {**row, "task": f"{kind}, {families} families"}

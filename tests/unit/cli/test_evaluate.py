@@ -87,3 +87,19 @@ def test_arms_pick_of_a_plan(tmp_path: Path) -> None:
     file.write_text(json.dumps(cells))
     plan = evaluate.cells(asked(f"--plan={file}", "--arms=tim,base"))
     assert [cell.arm.name for cell in plan] == ["tim", "base"]
+
+
+def test_families_of_a_kind_are_summed_too(tmp_path: Path) -> None:
+    cells = [
+        {"task": task, "level": 9, "arm": "tim", "n": 2} for task in ("blocks", "loops", "chain")
+    ]
+    plan = plan_of(tmp_path, cells)
+    row = dict.fromkeys(("sampled", "computed", "reused", "peak", "reencoded", "calls"), 10)
+    row |= {"backend": "fake", "device": "none", "share_s": 1.0, "slip": "answer"}
+    rows = {
+        item.key: {**row, "seed": 0, "right": item.cell.task == "loops"}
+        for cell in plan
+        for item in cell.items()
+    }
+    *_, pooled = evaluate.summed("net", plan, rows, 1)
+    assert (pooled["task"], pooled["n"], pooled["accuracy"]) == ("non-local, 2 families", 4, 0.5)
