@@ -44,6 +44,7 @@ class Guess:
     drawn: list[int]
     batch: ForwardBatch
     output: ForwardOutput
+    fresh: dict[int, int]  # new pages -> how often each had been taken
     landed: bool = False  # the batch's token ids are known
 
 
@@ -83,7 +84,7 @@ class Ahead:
 
     def launch(self, jobs: Sequence[Generate], sampled: Sampled) -> None:
         """Guess the next pass from the branches that `sampled` is drawn for, and launch it."""
-        self._guess = None
+        self.drop()
         if not self.able or sampled.on_device is None:
             return
         if self._rest:
@@ -98,9 +99,10 @@ class Ahead:
         branches = [jobs[i].branch for i in drawn]
         if not branches or len(branches) > engine.max_rows:
             return
-        batch = self._pack(branches)
-        if batch is None:
+        packed = self._pack(branches)
+        if packed is None:
             return
+        batch, fresh = packed
         whole = drawn == list(range(len(jobs)))
         tokens = sampled.on_device
         batch.drawn = tokens if whole else tokens[_index(drawn, tokens)]
@@ -111,7 +113,10 @@ class Ahead:
             return
         places = {branch.seq: row for row, branch in enumerate(branches)}
         overrides = [branch.override for branch in branches]
-        self._guess = Guess(places, overrides, drawn, batch, output)
+        turns = engine.memory.pages.turns
+        taken = {page: turns[page] for page in fresh.values()}
+        engine.memory.promised = fresh
+        self._guess = Guess(places, overrides, drawn, batch, output, taken)
 
     def landed(self, draws: Draws) -> None:
         """The tokens that the guess runs."""
@@ -123,13 +128,18 @@ class Ahead:
     def drop(self) -> None:
         """Whatever was guessed is not wanted any more."""
         self._guess = None
+        self._engine.memory.promised = {}
 
     def take(self, packed: Packed) -> ForwardOutput | None:
         """The results of `packed`, when it has been guessed. A guess serves one step."""
-        guess, self._guess = self._guess, None
+        guess = self._guess
+        self.drop()
         if guess is None:
             return None
         rows = _match(guess, packed) if guess.landed else None
+        turns = self._engine.memory.pages.turns
+        if rows is not None and any(turns[p] > was + 1 for p, was in guess.fresh.items()):
+            rows = None  # somebody else had a page in between
         if rows is None:
             self.misses += 1
             self._wrong += 1
@@ -150,20 +160,21 @@ class Ahead:
             branch.seen + 1 < self._engine.limit
         )
 
-    def _pack(self, branches: Sequence[Branch]) -> ForwardBatch | None:
-        """The pass, but for its token ids. None when it is not certain where an entry will lie."""
+    def _pack(self, branches: Sequence[Branch]) -> tuple[ForwardBatch, dict[SeqId, int]] | None:
+        """The pass, but for its token ids, and the new pages of branches that need one. None when
+        it is not certain where an entry will lie."""
         memory, size, count = self._engine.memory, self._engine.memory.page_size, len(branches)
         places = [branch.length // size for branch in branches]
         new = sum(p == len(b.pages) for p, b in zip(places, branches, strict=True))
         if not memory.make_room(new):  # idle pages go a step early: a guess must not write to them
             return None
-        fresh = memory.pages.peek(new)
+        fresh, promised = memory.pages.peek(new), {}
         tables = np.zeros((count, max(places) + 1), np.int64)
         for table, branch, place in zip(tables, branches, places, strict=True):
             held = len(branch.pages)
             table[:held] = branch.table[:held]
             if place == held:
-                table[place] = fresh.pop(0)
+                table[place] = promised[branch.seq] = fresh.pop(0)
             elif not memory.writable(branch.pages[place]) or memory.pages.kept[branch.pages[place]]:
                 return None
         lengths = np.array([branch.length for branch in branches], np.int64)
@@ -180,7 +191,7 @@ class Ahead:
         )
         if any(branch.override is not PLAIN for branch in branches):
             batch.overrides = [branch.override for branch in branches]
-        return batch
+        return batch, promised
 
 
 class _Some(Sequence[Routing]):

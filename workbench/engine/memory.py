@@ -54,6 +54,7 @@ class Memory:
         self.pages = PageTable(layout.pages)
         self.prefix = PrefixCache(layout.page_size)
         self.branches: dict[SeqId, Branch] = {}  # live ones
+        self.promised: dict[SeqId, int] = {}  # branch -> its next new page, if that is still free
         self._teller = teller
 
     # ---- room ----
@@ -316,7 +317,9 @@ class Memory:
         self.drop_page(branch, old, FreeReason.MOVED)
 
     def allocate(self, branch: Branch, place: int) -> None:
-        (page,) = self._reserve(1)
+        page = self.promised.pop(branch.seq, None)
+        if page is None or not self.pages.claim(page):
+            (page,) = self._reserve(1)
         branch.put_page(place, page)
         self._tell(PageAllocated(self._teller.now, PageId(page), branch.seq, place))
 

@@ -46,7 +46,10 @@ Release = StillHeld | NowCached | NowFree
 class PageTable:
     """Free list, reference counts, pins and fill of every page of a pool."""
 
-    __slots__ = ("_free", "held", "kept", "pages", "peak", "pinned", "refcount", "resident", "used")
+    __slots__ = (
+        "_claimed", "_free", "held", "kept", "pages", "peak", "pinned", "refcount", "resident",
+        "turns", "used",
+    )  # fmt: skip
 
     def __init__(self, pages: int) -> None:
         self.pages = pages
@@ -57,32 +60,51 @@ class PageTable:
         self.held = 0
         self.peak = 0  # most pages ever held at once
         self.resident = 0  # sum of `used` over held pages: tokens in memory, shared ones once
+        self.turns = [0] * pages  # how often each has been taken
         self._free = list(range(pages))
         heapify(self._free)
+        self._claimed: set[int] = set()  # taken out of turn, though the heap still has them
 
     @property
     def free(self) -> int:
-        return len(self._free)
+        return len(self._free) - len(self._claimed)
 
     @property
     def cached(self) -> int:
-        return self.pages - self.held - len(self._free)
+        return self.pages - self.held - self.free
 
     def reserve(self, n: int) -> Reserved | Short:
         """Take `n` free pages, lowest first, each with one reference. All or none."""
-        if n > len(self._free):
-            return Short(n - len(self._free))
-        pages = tuple(heappop(self._free) for _ in range(n))
+        if n > self.free:
+            return Short(n - self.free)
+        pages = tuple([self._pop() for _ in range(n)])
         for page in pages:
-            self.refcount[page] = 1
-        self.held += n
-        self.peak = max(self.peak, self.held)
+            self._take(page)
         return Reserved(pages)
+
+    def claim(self, page: int) -> bool:
+        """Take this very page, with one reference, if it is free."""
+        if self.refcount[page] or self.kept[page]:
+            return False
+        self._claimed.add(page)
+        self._take(page)
+        return True
+
+    def _take(self, page: int) -> None:
+        self.refcount[page] = 1
+        self.turns[page] += 1
+        self.held += 1
+        self.peak = max(self.peak, self.held)
+
+    def _pop(self) -> int:
+        while (page := heappop(self._free)) in self._claimed:
+            self._claimed.discard(page)
+        return page
 
     def peek(self, n: int) -> list[int]:
         """The pages that `n` reservations would take now, one after the other; as many as there
         are."""
-        taken = [heappop(self._free) for _ in range(min(n, len(self._free)))]
+        taken = [self._pop() for _ in range(min(n, self.free))]
         for page in taken:
             heappush(self._free, page)
         return taken
@@ -138,7 +160,10 @@ class PageTable:
         self.used[page] = 0
         was_pinned = page in self.pinned
         self.pinned.discard(page)
-        heappush(self._free, page)
+        if page in self._claimed:
+            self._claimed.discard(page)
+        else:
+            heappush(self._free, page)
         return was_pinned
 
     def audit(self, tables: Mapping[Any, Iterable[int]], kept: Collection[int]) -> str | None:
@@ -150,6 +175,9 @@ class PageTable:
         free = set(self._free)
         if len(free) != len(self._free):
             return f"the free list names {len(self._free) - len(free)} pages twice"
+        if not self._claimed <= free:
+            return f"pages {sorted(self._claimed - free)} were claimed, but were not free"
+        free -= self._claimed
         if {p for p in range(self.pages) if self.kept[p]} != set(kept):
             return "the prefix cache's own pages differ from those marked as kept"
         held = 0

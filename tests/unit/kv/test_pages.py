@@ -66,3 +66,18 @@ def test_releasing_twice_is_a_fault_of_ours() -> None:
     table.release(0)
     with pytest.raises(AssertionError, match="more often than it was taken"):
         table.release(0)
+
+
+def test_a_claimed_page_is_taken_out_of_turn() -> None:
+    table = PageTable(5)
+    assert table.peek(3) == [0, 1, 2] and table.peek(9) == [0, 1, 2, 3, 4]
+    assert table.claim(1) and not table.claim(1)
+    assert (table.free, table.held, table.turns[1]) == (4, 1, 1)
+    assert table.peek(2) == [0, 2]
+    table.release(1)  # before the heap has come to it
+    assert table.peek(2) == [0, 1] and table.free == 5
+    assert table.claim(0) and table.reserve(2) == Reserved((1, 2))
+    for page in (0, 2, 1):
+        table.release(page)
+    assert table.peek(5) == [0, 1, 2, 3, 4] and table.turns[:3] == [1, 2, 1]
+    assert table.audit({}, ()) is None
