@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from workbench.cli import evaluate
+from workbench.cli import eval_workers, evaluate
 from workbench.cli.main import parser
 from workbench.cli.output import Failure
 
@@ -31,7 +31,7 @@ def test_all_four_arms_by_one_word() -> None:
 def test_a_plan_goes_seed_by_seed_and_asks_nothing_twice(tmp_path: Path) -> None:
     cell = {"task": "chain", "level": 3, "arm": "tim", "n": 2, "seeds": 2}
     other = {"task": "chain", "level": 4, "arm": "flat", "n": 1, "seeds": [1]}
-    items = list(evaluate.in_order(plan_of(tmp_path, [cell, other, {**cell, "n": 3}])))
+    items = list(eval_workers.in_order(plan_of(tmp_path, [cell, other, {**cell, "n": 3}])))
     told = [(item.seed, item.cell.level, item.place) for item in items]
     assert told == [
         (0, 3, 0), (0, 3, 1), (0, 3, 2), (1, 3, 0), (1, 3, 1), (1, 4, 0), (1, 3, 2),
@@ -43,8 +43,8 @@ def test_workers_share_problems_and_not_arms(tmp_path: Path) -> None:
         {"task": "chain", "level": 3, "arm": arm, "n": 40, "seeds": 3} for arm in ("tim", "window")
     ]
     workers: dict[int, set[tuple[str, str]]] = {}
-    for item in evaluate.in_order(plan_of(tmp_path, cells)):
-        worker = workers.setdefault(evaluate.share_of(item) % 4, set())
+    for item in eval_workers.in_order(plan_of(tmp_path, cells)):
+        worker = workers.setdefault(eval_workers.share_of(item) % 4, set())
         worker.add((item.cell.arm.name, item.problem_key))
     assert sorted(workers) == [0, 1, 2, 3]
     assert sum(map(len, workers.values())) == 240
@@ -56,8 +56,8 @@ def test_parts_are_gathered(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("a\n")
     for place in range(2):
-        evaluate.part(rows, place).write_text(f"{place}\n")
-    evaluate.gather(rows, [evaluate.part(rows, place) for place in range(3)])
+        eval_workers.part(rows, place).write_text(f"{place}\n")
+    eval_workers.gather(rows, [eval_workers.part(rows, place) for place in range(3)])
     assert rows.read_text() == "a\n0\n1\n"
     assert list(tmp_path.iterdir()) == [rows]
 
