@@ -9,6 +9,7 @@ from kernels_cupy.errors import need
 from kernels_cupy.launch import Instance, LaunchPlan, elem, has_wgmma, i32, kernel
 
 STAGES = {2: 3, 4: 2}  # by groups of 8 tokens
+FEW = 32  # tokens an expert up to which weights are streamed past narrow tiles
 MANY = 256  # tokens an expert from which on tiles are twice as wide
 INSTANCES = (
     *(
@@ -57,7 +58,7 @@ def expert_mlp(
     out = torch.empty_like(x)
     if tokens == 0:
         return out
-    wide = has_wgmma(x.device) and tokens * k > 32 * down.shape[0]
+    wide = has_wgmma(x.device) and tokens * k > FEW * down.shape[0]
     wide = wide and width % 128 == 0 and inner % 64 == 0
     if wide:
         many = tokens * k >= MANY * down.shape[0] and width % 256 == 0 and inner % 128 == 0
