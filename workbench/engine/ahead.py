@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from workbench.engine.engine import Engine
 
 RESTS = 8  # steps at most without a guess after wrong ones
-HOLDS, PATIENCE = 8, 0.05  # steps, and seconds, that a short row waits for others like it
+HOLDS, PATIENCE = 5, 0.05  # steps, and seconds, that a short row waits for others like it
 SHORT = 128  # its tokens at most: a prompt's are never held
 MANY = 8  # rows that decode, from which such rows are held
 
