@@ -94,4 +94,5 @@ def paired(ours: Mapping[str, Row], theirs: Mapping[str, Row]) -> Row:
     return {
         "n": n, "difference": difference, "ci95": [difference - half, difference + half],
         "gained": gained, "lost": lost,
+        "peak_share": sum(ours[key]["peak"] for key in both) / sum(theirs[k]["peak"] for k in both),
     }  # fmt: skip

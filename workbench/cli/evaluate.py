@@ -176,3 +176,18 @@ def summed(
             families = len({cell.task for cell, _ in found})
             row = cell_row(found[0][0], None, pooled, model, jobs)
             yield {**row, "task": f"{kind}, {families} families"}
+    yield from pruned_or_not(plan, rows)
+
+
+def pruned_or_not(plan: Sequence[Any], rows: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Trees as trained against trees of which nothing is pruned, on the problems that both had."""
+    from workbench.bench.eval_rows import paired
+
+    ways: dict[str, dict[str, Any]] = {"{}": {}, '{"threshold": null}': {}}
+    for cell in plan:
+        way = ways.get(json.dumps(cell.params)) if cell.arm.name == "tim" else None
+        if way is not None:
+            way |= {item.problem_key: rows[item.key] for item in cell.items() if item.key in rows}
+    pruned, kept = ways.values()
+    if set(pruned) & set(kept):
+        yield {"task": "pruned against unpruned", "seed": None, **paired(pruned, kept)}

@@ -164,10 +164,11 @@ def test_a_request_s_own_peak_is_what_it_has_alone() -> None:
 
 
 def test_pairs_count_what_they_differ_in() -> None:
-    ours = {str(n): {"right": n < 8} for n in range(10)}
-    theirs = {str(n): {"right": n in (0, 1, 2, 3, 9)} for n in range(10)}
+    ours = {str(n): {"right": n < 8, "peak": 30} for n in range(10)}
+    theirs = {str(n): {"right": n in (0, 1, 2, 3, 9), "peak": 120} for n in range(11)}
     found = paired(ours, theirs)
     assert (found["gained"], found["lost"], found["difference"]) == (4, 1, 0.3)
+    assert (found["n"], found["peak_share"]) == (10, 0.25)
     assert found["ci95"][0] == pytest.approx(0.3 - 1.959964 * ((0.5 - 0.09) / 10) ** 0.5)
 
 
