@@ -122,6 +122,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         barrier_init(&full_q, loaders), barrier_init(&free_q, readers);
         for (int i = 0; i < 2; i++) barrier_init(&full_k[i], loaders), barrier_init(&free_k[i], readers);
         for (int i = 0; i < 3; i++) barrier_init(&full_v[i], loaders), barrier_init(&free_v[i], readers);
+        products_see_shared();  // the copy engine must see the barriers too
     }
     __syncthreads();
     int keys_seen = 0, values_seen = 0;  // stages since the start
