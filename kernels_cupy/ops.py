@@ -44,8 +44,8 @@ class CublasLinear:
 class CudaOps:
     """`ops.contract.Ops` on one CUDA device. `share_prefixes`: pages that many rows have in common
     are read once for all of them where that saves time. Steps of one token a row are captured in
-    CUDA graphs and replayed (`graphs`), unless `replays` is False. `emulated` runs the kernels on
-    the CPU, `capture` stands in for the driver's (for tests).
+    CUDA graphs and replayed (`graphs`), unless `replays` is False (WORKBENCH_GRAPHS=0).
+    `emulated` runs the kernels on the CPU, `capture` stands in for the driver's (for tests).
     """
 
     def __init__(

@@ -375,7 +375,9 @@ class RunResumed(Event):
 
 @dataclass(frozen=True, slots=True)
 class StepEnded(Event):
-    """Timings of one forward pass and where memory stood after it. Seconds are wall time."""
+    """Timings of one forward pass and where memory stood after it. Seconds are wall time of the
+    host: where a device computes meanwhile, `forward_s` is the launch (next to nothing where the
+    pass was begun ahead) and `sample_s` holds the wait."""
 
     t: float  # at its start
     seconds: float
