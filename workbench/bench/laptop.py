@@ -3,232 +3,158 @@ side.
 
 One call of each implementation is a turn: the same single step, over and over at one context
 length, or one prompt. llama.cpp (where llama-cpp-python is) runs the very GGUF file, and the same
-requantised to Q4_0, its best case; transformers runs bf16.
+requantised to Q4_0, its best case; transformers runs bf16. Every set of instructions that the CPU
+offers takes its turns in the same run; AVX2 is what a plain laptop has. Turns of two threads are
+timed by the wall clock, whatever `--clock` says.
 """
 
 import argparse
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from workbench.bench.engine import located
-from workbench.bench.rows import Row, read_bandwidth, take_turns
-from workbench.cpu import NumbaForward
-from workbench.forward import ForwardBatch
-from workbench.model.load import open_model
+from workbench.bench import laptop_accuracy, laptop_costs
+from workbench.bench.laptop_costs import floor, reader, repeated
+from workbench.bench.laptop_steps import Step, TransformersStep, Turn, llama_steps, our_steps
+from workbench.bench.rows import Row, take_turns
+from workbench.model.load import Opened, open_model
 
-PAGE = 16
 STEPS = 4  # steps a turn
-Turn = Callable[[], object]
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    torch.set_num_threads(args.threads)
-    ours = our_steps(args)
-    peers = their_steps(args)
-    parts: Mapping[str, Callable[[], Iterator[Row]]] = {
-        "decode 128": lambda: decode(ours, peers, args, 128),
-        "decode 1000": lambda: decode(ours, peers, args, 1000),
-        "batch 8": lambda: batch(ours, peers, args),
-        "prefill 512": lambda: prefill(ours, peers, args),
-    }
-    for name, part in parts.items():
-        if args.part in (None, name):
-            for row in part():
-                yield row.json()
+    field_ = Field(open_model(args.model), args.threads, args.clock, args.rounds, args.quick)
+    parts = [args.part] if args.part else list(PARTS)
+    for name in parts:
+        if name not in PARTS:
+            raise ValueError(f"bench laptop has no part {name!r}; there are {', '.join(PARTS)}")
+        for row in PARTS[name](field_):
+            yield row.json()
 
 
-class Step:
-    """Our step over random pages."""
+@dataclass
+class Field:
+    """Who takes turns, made when first asked for; and how often."""
 
-    def __init__(self, forward: NumbaForward, context: int = 1100, rows: int = 8) -> None:
-        self.forward = forward
-        self.name = f"{forward.name} {forward.isa.name}"
-        pages = -(-context // PAGE)
-        self.pool = forward.new_pool(forward.layout(pages * rows, PAGE))
-        order = torch.randperm(pages * rows, generator=torch.manual_seed(0))
-        self.tables = order.view(rows, pages)
+    opened: Opened
+    threads: int
+    clock: str
+    rounds: int
+    quick: bool
+    _made: dict[int, tuple[list[Step], list[Any]]] = field(default_factory=dict)
+    _transformers: TransformersStep | None = None
 
-    def at(self, ids: Sequence[int], start: int, rows: int) -> Turn:
-        """The step in which `rows` branches of `start` entries each take `ids`."""
-        entry = torch.arange(start, start + len(ids))
-        tables = self.tables[:rows]
-        slots = tables[:, entry // PAGE] * PAGE + entry % PAGE
-        made = ForwardBatch(
-            torch.tensor(list(ids) * rows), entry.repeat(rows), slots.reshape(-1),
-            torch.arange(rows + 1) * len(ids), torch.full((rows,), start + len(ids)), tables,
-            logit_rows=(torch.arange(rows) + 1) * len(ids) - 1,
-        )  # fmt: skip
-        return lambda: self.forward(made, self.pool)
+    @property
+    def turns(self) -> int:
+        return 2 if self.quick else self.rounds
 
+    @property
+    def file(self) -> Path:
+        return Path(self.opened.source.path)
 
-def our_steps(args: argparse.Namespace) -> list[Step]:
-    from workbench.cpu import open_step
-    from workbench.cpu.isa import offered
+    def ours(self, threads: int | None = None) -> list[Step]:
+        return self._of(threads or self.threads)[0]
 
-    opened = open_model(args.model)
-    names = [isa.name for isa in offered() if isa.dot != "plain"] or ["plain"]
-    made = []
-    for name in names:
-        step, _ = open_step(
-            opened.checkpoint, opened.shape, threads=args.threads, instructions=name
-        )
-        made.append(Step(step))
-    return made
+    def llama(self, threads: int | None = None) -> list[Any]:
+        return self._of(threads or self.threads)[1]
 
+    def peers(self, threads: int | None = None) -> list[Any]:
+        """transformers, whose threads are torch's, and llama.cpp."""
+        torch.set_num_threads(threads or self.threads)
+        if self._transformers is None:
+            self._transformers = TransformersStep(self.file)
+        return [self._transformers, *self.llama(threads)]
 
-class Theirs:
-    """llama.cpp's own calls: a context of eight sequences, logits of the last token of each."""
-
-    def __init__(self, file: Path, threads: int, label: str) -> None:
-        import llama_cpp as lib
-
-        self.lib, self.name = lib, label
-        lib.llama_backend_init()
-        self._quiet = lib.llama_log_callback(lambda *_: None)
-        lib.llama_log_set(self._quiet, None)
-        self.model = lib.llama_model_load_from_file(
-            os.fsencode(file), lib.llama_model_default_params()
-        )
-        params = lib.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = 8 * 1280, 8, 512, 512
-        params.n_threads = params.n_threads_batch = threads
-        self.context = lib.llama_init_from_model(self.model, params)
-        self.memory = lib.llama_get_memory(self.context)
-        self.tokens = lib.llama_batch_init(512, 0, 1)
-
-    def at(self, ids: Sequence[int], start: int, rows: int) -> Turn:
-        for row in range(rows):
-            for first in range(0, start, 512):
-                self._decode([5] * min(512, start - first), first, range(row, row + 1))
-
-        def turn() -> None:
-            for row in range(rows):
-                self.lib.llama_memory_seq_rm(self.memory, row, start, -1)
-            self._decode(list(ids), start, range(rows))
-
-        return turn
-
-    def _decode(self, ids: Sequence[int], start: int, rows: range) -> None:
-        batch, n = self.tokens, 0
-        if start == 0:
-            for row in rows:
-                self.lib.llama_memory_seq_rm(self.memory, row, 0, -1)
-        for row in rows:
-            for place, token in enumerate(ids):
-                batch.token[n], batch.pos[n] = token, start + place
-                batch.n_seq_id[n], batch.seq_id[n][0] = 1, row
-                batch.logits[n] = place == len(ids) - 1
-                n += 1
-        batch.n_tokens = n
-        if self.lib.llama_decode(self.context, batch) != 0:
-            raise RuntimeError("llama_decode failed")
+    def _of(self, threads: int) -> tuple[list[Step], list[Any]]:
+        torch.set_num_threads(threads)
+        if threads not in self._made:
+            fastest = our_steps(self.opened, threads, ["avx2"]) if self.quick else None
+            ours = fastest or our_steps(self.opened, threads)
+            self._made[threads] = ours, llama_steps(self.file, threads)
+        return self._made[threads]
 
 
-class Transformers:
-    """bf16, the plain model call, its cache cut back after every step."""
-
-    def __init__(self, file: Path) -> None:
-        from workbench.bench.peers import Transformers as Peer
-
-        self.peer = Peer(file, torch.bfloat16)
-        self.name = self.peer.name
-
-    @torch.inference_mode()
-    def at(self, ids: Sequence[int], start: int, rows: int) -> Turn:
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.peer.model.config)
-        new = torch.tensor([list(ids)] * rows)
-        if start:
-            self.peer.model(torch.full((rows, start), 5), past_key_values=cache, logits_to_keep=1)
-
-        @torch.inference_mode()
-        def turn() -> None:
-            at = cache if start else DynamicCache(config=self.peer.model.config)
-            self.peer.model(new, past_key_values=at, use_cache=True, logits_to_keep=1)
-            if start:
-                at.crop(-len(ids))
-
-        return turn
-
-
-def their_steps(args: argparse.Namespace) -> list[Any]:
-    file = located(args.model)
-    peers: list[Any] = [Transformers(file)]
-    try:
-        peers.append(Theirs(file, args.threads, "llama.cpp Q4_1"))
-        peers.append(Theirs(requantised(file), args.threads, "llama.cpp Q4_0"))
-    except ImportError:
-        pass  # the rows then have one peer less
-    return peers
-
-
-def requantised(file: Path) -> Path:
-    """The file in Q4_0, made once by llama.cpp itself, beside the packed weights."""
-    import llama_cpp as lib
-
-    from workbench.cpu.build import cache_folder
-
-    out = cache_folder() / "packed" / f"{file.stem}-q4_0.gguf"
-    if not out.exists():
-        params = lib.llama_model_quantize_default_params()
-        params.ftype, params.allow_requantize = lib.LLAMA_FTYPE_MOSTLY_Q4_0, True
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if lib.llama_model_quantize(os.fsencode(file), os.fsencode(out), params) != 0:
-            raise RuntimeError(f"llama.cpp could not requantise {file}")
-    return out
-
-
-def decode(
-    ours: Sequence[Step], peers: Sequence[Any], args: argparse.Namespace, context: int
-) -> Iterator[Row]:
+def decode(at: Field, context: int, threads: int | None = None) -> Iterator[Row]:
+    count = threads or at.threads
     yield from compared(
-        f"decode at {context}", f"1 row, {context} entries, {args.threads} threads", 1, ours, peers,
-        args, lambda impl: impl.at([5], context, 1), floor(ours[0], context),
+        at, f"decode at {context}", f"1 row, {context} entries, {count} threads", 1,
+        lambda impl: impl.at([5], context, 1), threads,
+        reads=at.ours(threads)[0].reads(context) if count == 1 else None,
     )  # fmt: skip
 
 
-def batch(ours: Sequence[Step], peers: Sequence[Any], args: argparse.Namespace) -> Iterator[Row]:
+def batch(at: Field, threads: int | None = None) -> Iterator[Row]:
+    shape = f"8 rows, 128 entries, {threads or at.threads} threads"
     yield from compared(
-        "decode, batch of 8", f"8 rows, 128 entries, {args.threads} threads", 8, ours, peers, args,
-        lambda impl: impl.at([5], 128, 8), None,
-    )  # fmt: skip
+        at, "decode, batch of 8", shape, 8, lambda impl: impl.at([5], 128, 8), threads
+    )
 
 
-def prefill(ours: Sequence[Step], peers: Sequence[Any], args: argparse.Namespace) -> Iterator[Row]:
+def prefill(at: Field, threads: int | None = None) -> Iterator[Row]:
     ids = torch.randint(10, 40000, (512,), generator=torch.manual_seed(1)).tolist()
+    shape = f"1 row, 512 tokens, {threads or at.threads} threads"
     yield from compared(
-        "prefill of 512", f"1 row, 512 tokens, {args.threads} threads", 512, ours, peers, args,
-        lambda impl: impl.at(ids, 0, 1), None, steps=1,
-    )  # fmt: skip
+        at, "prefill of 512", shape, 512, lambda impl: impl.at(ids, 0, 1), threads, steps=1
+    )
+
+
+def two_threads(at: Field) -> Iterator[Row]:
+    yield from decode(at, 128, 2)
+    yield from batch(at, 2)
+    if not at.quick:
+        yield from decode(at, 1000, 2)
+        yield from prefill(at, 2)
+
+
+def tables(at: Field) -> Iterator[Row]:
+    torch.set_num_threads(1)
+    yield from laptop_costs.tables(at.ours(1)[0], 4 * at.turns, at.clock)
+
+
+def breakdown(at: Field) -> Iterator[Row]:
+    torch.set_num_threads(1)
+    for context in (128, 1000):
+        yield from laptop_costs.breakdown(at.ours(1)[0], context, 2 * at.turns, at.clock)
+
+
+def accuracy(at: Field) -> Iterator[Row]:
+    tokens = 250 if at.quick else 1000
+    yield from laptop_accuracy.rows(at.opened, at.ours()[0], at.llama(), tokens)
+
+
+PARTS: dict[str, Callable[[Field], Iterator[Row]]] = {
+    "decode 128": lambda at: decode(at, 128),
+    "decode 1000": lambda at: decode(at, 1000),
+    "batch 8": batch,
+    "prefill 512": prefill,
+    "two threads": two_threads,
+    "block tables": tables,
+    "breakdown": breakdown,
+    "accuracy": accuracy,
+}
 
 
 def compared(
-    metric: str, shape: str, tokens: int, ours: Sequence[Step], peers: Sequence[Any],
-    args: argparse.Namespace, make: Callable[[Any], Turn], most: float | None, steps: int = STEPS,
+    at: Field, metric: str, shape: str, tokens: int, make: Callable[[Any], Turn],
+    threads: int | None = None, *, reads: int | None = None, steps: int = STEPS,
 ) -> Iterator[Row]:  # fmt: skip
-    def repeated(turn: Turn) -> Turn:
-        return lambda: [turn() for _ in range(steps)]
-
-    turns = {impl.name: repeated(make(impl)) for impl in (*ours, *peers)}
-    taken = take_turns(turns, args.rounds, clock=args.clock)
+    """A row for each of ours and each peer, and one for each peer alone. `reads`: bytes a step;
+    reading them takes its turn too."""
+    ours, peers = at.ours(threads), at.peers(threads)
+    turns = {impl.name: repeated(make(impl), steps) for impl in (*ours, *peers)}
+    if reads:
+        turns["memory"] = repeated(reader(reads), steps)
+    clock = at.clock if (threads or at.threads) == 1 else "wall"
+    taken = take_turns(turns, at.turns, clock=clock)
     for step in ours:
-        value = tokens * steps / taken.median(step.name)
+        most = floor(taken, step.name, tokens * steps) if reads else (None, None)
         for peer in peers:
             yield Row(
-                metric, shape, step.name, value, "tok/s", peer.name,
-                taken.ratio(step.name, peer.name), most, value / most if most else None,
+                metric, shape, step.name, tokens * steps / taken.median(step.name), "tok/s",
+                peer.name, taken.ratio(step.name, peer.name), *most,
             )  # fmt: skip
     for peer in peers:
         yield Row(metric, shape, peer.name, tokens * steps / taken.median(peer.name), "tok/s")
-
-
-def floor(step: Step, context: int) -> float:
-    """Tokens a second if a step only read its weights and its K and V, at one core's bandwidth."""
-    size = step.forward.net.step_bytes
-    kv = step.pool.layout.bytes_per_token * context
-    return read_bandwidth(size) / (size + kv)

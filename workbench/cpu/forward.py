@@ -46,7 +46,7 @@ class NumbaForward:
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
-        self.net, self.facts, self.kv = net, net.shape, kv
+        self.net, self.facts, self.kv, self.threads = net, net.shape, kv, threads
         self.isa, self.reason = isa.choose(instructions)
         self.built = build.build(self.isa, kv == torch.float16, say)
         self.name = f"numba {net.matrices['0.qkv'].parts[0].form.split('_')[0]}"
