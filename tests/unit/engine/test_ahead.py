@@ -2,16 +2,27 @@
 
 import asyncio
 import dataclasses
+import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
 
-from tests.fakes import Bench, StepClock, TinyForward, bench, drive, plain_sample
+from tests.fakes import (
+    Bench,
+    StepClock,
+    TinyForward,
+    bench,
+    drive,
+    plain_sample,
+    poison_unowned,
+)
 from workbench.engine.protocols import Inject, Sampler, Stop, Until
+from workbench.engine.sequence import Branch
 from workbench.events import Event, StepEnded, TokenSampled
-from workbench.forward import ForwardBatch, ForwardOutput, Override
+from workbench.forward import PLAIN, ForwardBatch, ForwardOutput, Override
 from workbench.ops.contract import Sampled
+from workbench.words import PruneMode
 
 
 class AheadForward(TinyForward):
@@ -69,6 +80,64 @@ async def short_of_pages(b: Bench) -> None:
         await b.engine.open(list(range(30 + i, 44 + i)), request=b.request) for i in range(4)
     ]
     await b.engine.decode(branches, until=Until(max_tokens=20, eos=False))
+
+
+def whatever(seed: int) -> Callable[[Bench], Coroutine[Any, Any, None]]:
+    """A random program: branches that decode side by side, each its own way, and are pruned in both
+    modes, forked, edited, fed and dropped between its decodes."""
+
+    async def talk(b: Bench, rng: random.Random, branch: Branch) -> None:
+        engine = b.engine
+        for _ in range(rng.randint(3, 6)):
+            sampler = Sampler(temperature=rng.choice([0.0, 0.9]), top_p=rng.choice([1.0, 0.8]))
+            until = Until(max_tokens=rng.randint(1, 12), eos=False)
+            await engine.decode(branch, until=until, sampler=sampler)
+            n = len(branch.tokens)
+            match rng.randrange(7):
+                case 0 | 1:
+                    start = rng.randrange(1, n - 2)
+                    mode = rng.choice([PruneMode.REENCODE, PruneMode.ROTATE])
+                    await engine.prune(branch, [(start, rng.randint(start + 1, n - 1))], mode=mode)
+                case 2:
+                    (child,) = await engine.fork(branch, 1)
+                    await engine.decode(child, until=Until(max_tokens=5, eos=False))
+                    engine.drop(child, "seen enough")
+                case 3:
+                    start = rng.randrange(1, n - 1)
+                    reuse = rng.choice(["recompute", "reposition"])
+                    await engine.edit(branch, start, start + 1, [rng.randrange(256)], reuse=reuse)
+                case 4:
+                    await engine.feed(
+                        branch, [rng.randrange(256) for _ in range(rng.randint(1, 5))]
+                    )
+                case _:
+                    pass
+
+    async def work(b: Bench) -> None:
+        rngs = [random.Random(100 * seed + i) for i in range(5)]
+        overrides = [PLAIN, PLAIN, Override(adapter="a"), PLAIN, Override(adapter="a", scale=0.5)]
+        branches = [
+            await b.engine.open(list(range(20 + i, 33 + 2 * i)), request=b.request, override=o)
+            for i, o in enumerate(overrides)
+        ]
+        await asyncio.gather(
+            *(talk(b, r, branch) for r, branch in zip(rngs, branches, strict=True))
+        )
+
+    return work
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_the_same_tokens_are_sampled(seed: int) -> None:
+    told, hits = [], 0
+    for forward, sample in ((TinyForward(), plain_sample), (AheadForward(), sample_there)):
+        b = bench(forward, pages=36 + 20 * (seed % 2), ops_sample=sample, clock=StepClock())
+        poison_unowned(b)
+        drive(b, whatever(seed)(b))
+        told.append([(e.seq, e.index, e.token) for e in b.of(TokenSampled)])
+        hits = b.engine.ahead.hits
+    assert hits > 0
+    assert sorted(told[0]) == sorted(told[1])
 
 
 @pytest.mark.parametrize(
