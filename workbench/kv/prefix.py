@@ -5,8 +5,9 @@ There is one root a *net* (a number that stands for an override), so pages made 
 are never found by another. Pages that no branch holds are *idle*, and the longest idle is evicted
 first.
 
-Who holds a page also holds the page's ancestors, so an idle page's descendants are idle too; and
-pages are given back tail first, so most have been idle for longer.
+Who holds a page mostly holds its ancestors too, and pages are given back tail first, so that most
+of an idle page's descendants have been idle for longer. An edit may leave an idle page before one
+that is held: it is *stuck*, and is not evicted before that one rests.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,13 +52,14 @@ class PrefixHandle:
 class PrefixCache:
     """The tree and the order in which idle pages would be evicted."""
 
-    __slots__ = ("_idle", "_nodes", "_roots", "page_size")
+    __slots__ = ("_idle", "_nodes", "_roots", "_stuck", "page_size")
 
     def __init__(self, page_size: int) -> None:
         self.page_size = page_size
         self._roots: dict[int, Node] = {}
         self._nodes: dict[int, Node] = {}  # page -> its node
         self._idle: dict[int, None] = {}  # pages, longest idle first
+        self._stuck: set[int] = set()  # idle ones with a descendant that is held
 
     @property
     def pages(self) -> set[int]:
@@ -65,7 +67,8 @@ class PrefixCache:
 
     @property
     def idle(self) -> int:
-        return len(self._idle)
+        """Pages that can be evicted: idle, and all behind them too."""
+        return len(self._idle) - len(self._stuck)
 
     def root(self, net: int) -> Node:
         return self._roots.setdefault(net, Node(None, (), -1))
@@ -89,15 +92,34 @@ class PrefixCache:
         child = Node(node, key, page)
         node.children[key] = child
         self._nodes[page] = child
+        self._look_up(node)
         return child
 
     def rest(self, page: int) -> None:
         """No branch holds `page` any more."""
         self._idle[page] = None
+        self._look_up(self._nodes[page])
 
     def wake(self, page: int) -> None:
         """A branch holds `page` again."""
-        self._idle.pop(page, None)
+        if page in self._idle:
+            del self._idle[page]
+            self._stuck.discard(page)
+            self._look_up(self._nodes[page].parent)
+
+    def _look_up(self, node: Node | None) -> None:
+        """See whether `node` is stuck, and what stands above it as far as that changes."""
+        first = True
+        while node is not None and node.page in self._idle:
+            pages = [child.page for child in node.children.values()]
+            stuck = any(p not in self._idle or p in self._stuck for p in pages)
+            if stuck == (node.page in self._stuck) and not first:
+                return
+            if stuck:
+                self._stuck.add(node.page)
+            else:
+                self._stuck.discard(node.page)
+            node, first = node.parent, False
 
     def victims(self, n: int, spared: Callable[[int], bool]) -> list[int]:
         """Up to `n` idle pages in the order of their eviction, none that is `spared` and no
@@ -133,3 +155,5 @@ class PrefixCache:
         assert node.parent is not None
         del node.parent.children[node.key]
         self._idle.pop(page, None)
+        self._stuck.discard(page)
+        self._look_up(node.parent)

@@ -1,5 +1,7 @@
 """The radix tree: longest prefix, one tree a net, leaves evicted first."""
 
+import random
+
 from workbench.kv.prefix import Node, PrefixCache
 
 
@@ -66,3 +68,26 @@ def test_a_page_that_came_to_rest_before_its_descendants_still_goes_after_them()
         cache.rest(page)
     assert cache.victims(3, lambda page: False) == [2, 1, 0]
     assert cache.victims(-1, lambda page: False) == []
+
+
+def test_an_idle_page_before_a_held_one_is_not_counted() -> None:
+    """What `idle` promises, `victims` can give, whatever rests and wakes."""
+    cache, rng = PrefixCache(1), random.Random(5)
+    nodes, held = [cache.root(0)], set()
+    for page in range(40):
+        node = cache.extend(rng.choice(nodes), (page,), page)
+        assert node is not None
+        nodes.append(node)
+        held.add(page)
+    for _ in range(800):
+        page = rng.randrange(40)
+        if page in held:
+            held.discard(page)
+            cache.rest(page)
+        elif page in cache.pages:
+            held.add(page)
+            cache.wake(page)
+        assert cache.idle == len(cache.victims(99, lambda page: False))
+        if rng.random() < 0.02 and (gone := cache.victims(1, lambda page: False)):
+            cache.discard(gone[0])
+    assert len(cache.pages) < 40
