@@ -102,9 +102,23 @@ def open_session(args: argparse.Namespace, trace: Path | None, **more: Any) -> A
         trace=trace,
         **more,
     )
-    for name, path in pairs(args.adapter, "--adapter").items():
+    for name, path in adapters_of(args.adapter).items():
         session.model.load_adapter(name, path)
     return session
+
+
+def adapters_of(items: list[str] | None) -> dict[str, Path]:
+    """`NAME=DIR` arguments: which adapter stands under which name."""
+    found = {}
+    for item in items or ():
+        name, equals, path = item.partition("=")
+        if not equals or not (Path(path) / "adapter_config.json").is_file():
+            raise Failure(
+                f"--adapter: NAME=DIR with a PEFT adapter in DIR was wanted, {item!r} came; write"
+                " e.g. tim-smollm2=out/tim-smollm2"
+            )
+        found[name] = Path(path)
+    return found
 
 
 def follow(job: Any) -> Any:

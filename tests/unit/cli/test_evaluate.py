@@ -10,6 +10,7 @@ import pytest
 from workbench.cli import eval_workers, evaluate
 from workbench.cli.main import parser
 from workbench.cli.output import Failure
+from workbench.cli.run import adapters_of
 
 
 def asked(*words: str) -> argparse.Namespace:
@@ -103,3 +104,11 @@ def test_families_of_a_kind_are_summed_too(tmp_path: Path) -> None:
     }
     *_, pooled = evaluate.summed("net", plan, rows, 1)
     assert (pooled["task"], pooled["n"], pooled["accuracy"]) == ("non-local, 2 families", 4, 0.5)
+
+
+def test_an_adapter_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert adapters_of([f"tim-smollm2={tmp_path}"]) == {"tim-smollm2": tmp_path}
+    for wrong in ("tim-smollm2", f"tim={tmp_path / 'nowhere'}"):
+        with pytest.raises(Failure, match="NAME=DIR"):
+            adapters_of([wrong])
