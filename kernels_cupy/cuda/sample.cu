@@ -131,26 +131,25 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (s.tops[c] < reach || s.tops[c] == LOWEST) continue;
         float v[16];
         z.chunk(c, lane, v);
-#pragma unroll
-        for (int k = 0; k < 16; k++)
-            if (v[k] >= reach && v[k] > LOWEST) {
-                const int at = atomicAdd(&s.count, 1);
-                if (at < CAP) s.list[at] = rank_of(v[k], Logits::id_of(c, lane, k));
-            }
+        list_chunk(s, v, c, [&](float x) { return x >= reach; });
     }
     __syncthreads();
     const int n = s.count;
     if (n > CAP) return;
+    const bool whole = reach == LOWEST, sure = whole || greedy || !by_mass || (row.min_p > 0.f && reach <= least);
+    const double uniform = greedy ? 0.0 : Uniforms{uniforms, seeds, indexes}.at(r);
+    const double share = row.top_p < 1.f ? double(row.top_p) : uniform, needed = share * f.total * 1.00001;
+    if (!sure) {  // not worth sorting where it falls clearly short
+        float mass = 0.f;
+        for (int i = threadIdx.x; i < n; i += THREADS) mass += exp2_fast((value_at(s.list[i]) - f.top) * LOG2E / row.temperature);
+        if (block_sum(mass, s.room) * 1.001f < needed) return;
+    }
     sort_list(s, n);
     u64 chosen = s.list[0];
     if (!greedy) {
         cumulate(s, n, f.top, row.temperature);
-        const double uniform = Uniforms{uniforms, seeds, indexes}.at(r), mass = s.cumulated[n - 1];
-        const bool whole = reach == LOWEST;
-        const double share = row.top_p < 1.f ? double(row.top_p) : uniform;
-        const bool enough = !by_mass || whole || (row.min_p > 0.f && reach <= least) ||
-                            ((row.min_p == 0.f || row.top_p < 1.f) && mass >= share * f.total * 1.00001);
-        if (!enough) return;
+        const double mass = s.cumulated[n - 1];
+        if (!sure && ((row.min_p > 0.f && row.top_p >= 1.f) || mass < needed)) return;
         chosen = pick_listed(s, n, row, f.top, whole ? mass : double(f.total), uniform);
     }
     if (threadIdx.x == 0) state[r] = 0;

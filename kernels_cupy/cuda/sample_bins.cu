@@ -134,13 +134,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (best == LOWEST || bins.of(best) > far) continue;
         float v[16];
         z.chunk(c, lane, v);
-#pragma unroll
-        for (int k = 0; k < 16; k++) {
-            if (v[k] == LOWEST) continue;
-            const int b = bins.of(v[k]);
-            if (b <= top_bin || (b >= drawn0 && b <= drawn1) || b == last)
-                s.list[atomicAdd(&s.count, 1)] = rank_of(v[k], Logits::id_of(c, lane, k));
-        }
+        list_chunk(s, v, c, [&](float x) {
+            const int b = bins.of(x);
+            return b <= top_bin || (b >= drawn0 && b <= drawn1) || b == last;
+        });
     }
     __syncthreads();
     sort_list(s, n);

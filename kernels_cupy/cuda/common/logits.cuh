@@ -181,6 +181,32 @@ __device__ __forceinline__ int list_first(Shared& s, int limit, F holds) {
     return block_first(at_a || at_b, at_a ? a : b, limit, s);
 }
 
+// a warp adds what is wanted of its chunk to the list, as far as there is room; s.count counts on
+template <class F>
+__device__ __forceinline__ void list_chunk(Shared& s, const float (&v)[16], int c, F wanted) {
+    const int lane = threadIdx.x % 32;
+    u32 bits = 0;
+#pragma unroll
+    for (int k = 0; k < 16; k++)
+        if (v[k] > LOWEST && wanted(v[k])) bits |= 1u << k;
+    if (!__any_sync(FULL, bits != 0)) return;
+    const int mine = __popc(bits);
+    int until = mine, base = 0;
+#pragma unroll
+    for (int by = 1; by < 32; by <<= 1) {
+        const int y = __shfl_up_sync(FULL, until, by);
+        if (lane >= by) until += y;
+    }
+    if (lane == 31) base = atomicAdd(&s.count, until);
+    int at = __shfl_sync(FULL, base, 31) + until - mine;
+#pragma unroll
+    for (int k = 0; k < 16; k++)
+        if (bits >> k & 1) {
+            if (at < CAP) s.list[at] = rank_of(v[k], Logits::id_of(c, lane, k));
+            at++;
+        }
+}
+
 // s.list[0, n) ascending; the rest up to a power of two is filled
 __device__ __forceinline__ void sort_list(Shared& s, int n) {  // bitonic
     int size = 2;
