@@ -64,7 +64,9 @@ def decode_calls(
     rows, heads, dim = q[0].shape
     kv_heads = pools[0][0].shape[1]
     pages, out = tables.to(q[0].device, torch.int32), torch.empty_like(q[0])
-    splits = max(1, min(entries // 128, 4 * sms // (rows * kv_heads)))
+    tiles = -(-entries // 64)
+    each = -(-tiles // max(1, min(tiles // 2, 4 * sms // (rows * kv_heads))))
+    splits = -(-tiles // each)  # none is empty
     part = torch.empty(rows * heads * splits, dim, device=out.device)
     lse = torch.empty(rows * heads * splits, device=out.device)
     scale = dim**-0.5 * 1.4426950408889634
