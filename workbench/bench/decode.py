@@ -33,7 +33,7 @@ from workbench.model.shape import ModelShape
 
 SHAPES = ("qwen3-8b", "qwen3-30b-a3b")
 BATCHES = (1, 8, 64)
-CONTEXT, STEPS, WARM = 4096, 64, 12
+CONTEXT, STEPS, WARM, REPEATS = 4096, 64, 12, 3
 WAYS: Mapping[str, Callable[[HfDecode, int, int], tuple[str, float]]] = {
     "static": HfDecode.static_graph,
     "continuous": HfDecode.continuous,
@@ -100,8 +100,9 @@ class Decoding:
         request = self.ours.new_request()
         self.branches: list[Branch] = []
         draw = random.Random(0)
+        before = CONTEXT - WARM - REPEATS * STEPS // 2  # so that the timed steps lie around 4k
         for _ in range(batch):
-            ids = [draw.randrange(1, self.shape.vocabulary) for _ in range(CONTEXT - 32)]
+            ids = [draw.randrange(1, self.shape.vocabulary) for _ in range(before)]
             opened = self.ours.engine.open(ids, request=request, share=False)
             self.branches.append(self.ours.wait(opened))
 
@@ -117,6 +118,10 @@ class Decoding:
         self.ours.wait(self.ours.engine.decode(self.branches[:batch], until=until))
         torch.cuda.synchronize()
         return time.perf_counter() - begin
+
+    def context(self, batch: int) -> float:
+        """Mean entries of the first `batch` branches."""
+        return sum(branch.length for branch in self.branches[:batch]) / batch
 
     def close(self) -> None:
         self.ours.close()
@@ -145,11 +150,12 @@ def _timed(name: str, decoding: Decoding, batch: int, ceilings: Ceilings) -> dic
     seconds = []
     decoding.events.clear()
     before = replays(decoding.ours.engine)
-    for _ in range(3):
+    begin = decoding.context(batch)
+    for _ in range(REPEATS):
         seconds.append(decoding.steps(batch, STEPS) / STEPS)
     steps = [e for e in decoding.events if e.decode == batch]
     each = median(seconds)
-    context = decoding.branches[0].length
+    context = round((begin + decoding.context(batch)) / 2)
     size = step_bytes(decoding.shape, batch, context)
     floor, value = batch * ceilings.read / size, batch / each
     parts = (
