@@ -3,8 +3,8 @@
 Part `calls`: a chain of links thought as a tree, every link a call, in one inference; the same text
 without calls (its results are sampled); and a client that sends the whole history again after each
 call, with and without a prefix cache. Its history is the tree, which no client can prune, or flat
-lines, the most economical form there is. Model time: seconds of the engine's steps; waiting for a
-tool is not in it.
+lines, the most economical form there is. Model time: seconds of the engine's steps, by `--clock`;
+waiting for a tool is not in it.
 
 Part `pruning`: the same tree with its lists pruned by the engine, by the engine not at all, and by
 transformers in a loop over its own cache: crop at the hole, run the survivors again.
@@ -20,7 +20,7 @@ import torch
 
 from workbench.bench.ours import Ours
 from workbench.bench.peers import Transformers
-from workbench.bench.rows import Row
+from workbench.bench.rows import CLOCKS, Row
 from workbench.bench.script import (
     Act,
     Forced,
@@ -110,6 +110,8 @@ class Timed(Ours):
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     engine = Timed.load(args.model, "auto", "auto", PAGES, backend=args.backend)
     engine.engine.tell = engine.tally
+    engine.engine.clock = CLOCKS[args.clock]
+    engine.engine.started = engine.engine.clock()
     for name in ("tim-smollm2", "cot-smollm2"):
         engine.model.load_adapter(name)
     try:
