@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.int32]
 Schema = Mapping[str, Any]
-WORTH = 1e-3  # seconds of masks that are worth waking threads for
+FEW, WORTH = 4, 5e-3  # masks that tell their pace; seconds that are worth waking threads for
 
 
 class GrammarError(ValueError):
@@ -117,14 +117,16 @@ class GrammarMatcher:
 
     @staticmethod
     def fill_many(matchers: "Sequence[GrammarMatcher]", rows: Sequence[Mask]) -> None:
-        """`fill` of each; by llguidance's own threads where the first takes so long that all of
-        them one after the other would hold a step up."""
+        """`fill` of each; by llguidance's own threads where the first ones take so long that all
+        of them one after the other would hold a step up."""
         waiting = list(zip(matchers, rows, strict=True))
+        began, filled = perf_counter(), 0
         while waiting:
             matcher, row = waiting.pop()
-            began = perf_counter()
             matcher.fill(row)
-            if (perf_counter() - began) * len(waiting) > WORTH:
+            filled += 1
+            left = (perf_counter() - began) / filled * len(waiting)
+            if filled >= FEW and left > WORTH:
                 break
         live = [(matcher, row) for matcher, row in waiting if not matcher.finished]
         for matcher, row in waiting:

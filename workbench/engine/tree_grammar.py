@@ -13,7 +13,7 @@ the runtime.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -70,6 +70,15 @@ class State:
     rules: tuple[Rule, ...] = ()  # candidates while a run of structure is under way
     at: int = 0  # their tokens already seen
     stack: Stack = ()
+
+    def to(
+        self, text: int, count: int, value: tuple[int, ...], rules: tuple[Rule, ...] = (),
+        at: int = 0,
+    ) -> "State":  # fmt: skip
+        """At the same place, a token on: made for each, so not by `dataclasses.replace`."""
+        return State(
+            self.place, self.depth, self.tool, text, count, value, rules, at, self.stack
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +267,7 @@ class TreeMatcher:
         if self._is_text(state):
             text = self.grammar.strings.after(state.text, token)
             if text is not None and self._goes_on(state):
-                return replace(state, text=text, count=state.count + 1)
+                return state.to(text, state.count + 1, state.value)
             if state.text != 0:
                 raise self._refuse(state, token)
         elif state.place is not Place.START:
@@ -270,7 +279,7 @@ class TreeMatcher:
                     value.consume(token)
                     longer = (*state.value, token)
                     self._live_for = (state.place, state.tool, longer)
-                    return replace(state, value=longer, count=state.count + 1)
+                    return state.to(state.text, state.count + 1, longer)
             if not value.accepting:
                 raise self._refuse(state, token)
         return self._follow(state, self.grammar.rules(state), 0, token)
@@ -282,7 +291,7 @@ class TreeMatcher:
         done = next((rule for rule in left if len(rule.tokens) == at + 1), None)
         if done is not None:
             return State(done.to, done.depth, done.tool, stack=done.stack)
-        return replace(state, rules=left, at=at + 1)
+        return state.to(state.text, state.count, state.value, left, at + 1)
 
     def _goes_on(self, state: State) -> bool:
         """A string may have more content: it is not too long, or stands inside a character."""

@@ -13,6 +13,7 @@ from workbench.reasoning.tree import Node, Tree
 from workbench.words import Field, NodeKind, SeqId
 
 _SPACE = b" \t\r\n"
+_LOOSE = json.JSONDecoder(strict=False)  # control characters may stand in a string
 _FIELDS = {
     "thought": Field.THOUGHT,
     "title": Field.THOUGHT,
@@ -245,7 +246,7 @@ class TreeTracker:
     def _parse(self, value: _Value) -> Any:
         try:
             text = bytes(value.text).decode("utf-8")
-            return json.loads(f'"{text}"' if value.is_string else text, strict=False)
+            return _LOOSE.decode(f'"{text}"' if value.is_string else text)
         except ValueError as error:
             raise TreeTextError(
                 f"token {self._index}: JSON is wanted for {value.key!r}, {bytes(value.text)!r} came"

@@ -197,6 +197,7 @@ def test_masks_made_together_are_those_made_alone(
     byte_vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In threads, at every place of a tree at once."""
+    monkeypatch.setattr("workbench.engine.grammar.FEW", 1)
     monkeypatch.setattr("workbench.engine.grammar.WORTH", 0.0)
     matcher = tree(byte_vocabulary)
     call = '"tooluse":{"tool_name":"lookup","parameters":{"key":"a","n":3},"tool_result":[1,2]}'
