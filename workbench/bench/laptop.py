@@ -1,5 +1,5 @@
 """`workbench bench laptop`: the step itself against its peers, without an engine around either
-side.
+side; and a whole run of the engine (part "tim").
 
 One call of each implementation is a turn: the same single step, over and over at one context
 length, or one prompt. llama.cpp (where llama-cpp-python is) runs the very GGUF file, and the same
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from workbench.bench import laptop_accuracy, laptop_costs
+from workbench.bench import laptop_accuracy, laptop_costs, laptop_run
 from workbench.bench.laptop_costs import floor, reader, repeated
 from workbench.bench.laptop_steps import Step, TransformersStep, Turn, llama_steps, our_steps
 from workbench.bench.rows import Row, take_turns
@@ -125,6 +125,10 @@ def accuracy(at: Field) -> Iterator[Row]:
     yield from laptop_accuracy.rows(at.opened, at.ours()[0], at.llama(), tokens)
 
 
+def tim(at: Field) -> Iterator[Row]:
+    yield from laptop_run.rows(at.opened.source.name, at.threads, at.turns, at.clock)
+
+
 PARTS: dict[str, Callable[[Field], Iterator[Row]]] = {
     "decode 128": lambda at: decode(at, 128),
     "decode 1000": lambda at: decode(at, 1000),
@@ -134,6 +138,7 @@ PARTS: dict[str, Callable[[Field], Iterator[Row]]] = {
     "block tables": tables,
     "breakdown": breakdown,
     "accuracy": accuracy,
+    "tim": tim,
 }
 
 

@@ -36,7 +36,7 @@ CELLS = (
     "from workbench.tools import Lookup\n"
     "p = task('chain', {links}, {seed})\n"
     "tools = [Lookup(p.results, name=p.tool, parameter=p.parameter)]\n"
-    "wb = workbench.open_workbench(model={model!r})",
+    "wb = workbench.open_workbench(model={model!r}, backend={backend!r}, threads={threads})",
     "run = wb.run(p.prompt, strategy='tim', tools=tools)\nrun.show()",
 )
 
@@ -77,8 +77,8 @@ class _Watch:
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    with open_workbench(model=args.model) as session:
-        impl = session.model.name
+    with open_workbench(model=args.model, backend=args.backend, threads=args.threads) as session:
+        impl = f"{session.model.name}, {args.threads} thread{'s' * (args.threads > 1)}"
         watch = _Watch(session)
         found = {
             f"decode, chain of {LINKS} links": _decoding(session, watch),
@@ -86,7 +86,7 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
     for shape, values in found.items():
         yield from _told("pause, handler to Paused", shape, impl, values, GOAL_MS)
-    clicks = _clicks(args.model)
+    clicks = _clicks(args)
     yield from _told("pause, click to picture", "decode, JupyterLab", impl, clicks)
 
 
@@ -148,8 +148,13 @@ def _prefilling(session: Session, watch: _Watch) -> list[float]:
     return out
 
 
-def _clicks(model: str) -> list[float]:
-    cells = [cell.format(links=LINKS, seed=SEED, model=model) for cell in CELLS]
+def _clicks(args: argparse.Namespace) -> list[float]:
+    cells = [
+        cell.format(
+            links=LINKS, seed=SEED, model=args.model, backend=args.backend, threads=args.threads
+        )
+        for cell in CELLS
+    ]
     out = []
     with (
         tempfile.TemporaryDirectory() as folder,

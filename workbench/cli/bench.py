@@ -35,7 +35,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine in use"
     )
-    verb.add_argument("--backend", default="auto", help="calls: as of `run`")
+    verb.add_argument("--backend", default="auto", help="calls, widgets: as of `run`")
     verb.add_argument("--threads", type=int, default=1)
     verb.add_argument("--model", default="smollm2-135m-instruct")
     verb.set_defaults(handler=run)
