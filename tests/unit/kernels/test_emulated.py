@@ -62,6 +62,7 @@ def test_shared_prefix_is_read_once_and_merged(
     by_warpgroup: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "EMULATE_WGMMA", by_warpgroup)
+    monkeypatch.setattr(extend_attention, "COPY_ENGINE", True)
     case = Step(((1, 400), (1, 310), (1, 270)), 8, 2, 64, 16, prefix=256)
     checks.attention(case, 4, "cpu", share=True)
 
@@ -70,6 +71,7 @@ def test_shared_prefix_is_read_once_and_merged(
 @pytest.mark.parametrize("case", TREES)
 def test_token_trees(case: Step, by_warpgroup: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "EMULATE_WGMMA", by_warpgroup)
+    monkeypatch.setattr(extend_attention, "COPY_ENGINE", True)
     checks.attention(case, 6, "cpu")
 
 
