@@ -1,4 +1,4 @@
-"""`bench decode`: a whole decode step of a net's shape, random weights, captured in one CUDA graph.
+"""`bench step`: our kernels and cuBLAS alone, a decode step of a net's shape in one CUDA graph.
 
 `python -m kernels_cupy.bench_step [--part qwen3-8b]` prints JSON rows: `value` in tokens a second,
 `floor` the tokens a second that reading the weights and the KV entries once would allow.
