@@ -18,7 +18,7 @@ ARMS = {
     "window": "flat, a window of the tree's memory",
     "base": "base model, shown two worked problems",
 }
-LEAST = 10  # problems of a cell that is drawn
+LEAST = 4  # problems of a cell that is drawn
 COLOURS = {"tim": OWNERS[0], "flat": OWNERS[4], "window": OWNERS[1], "base": INK_3}
 MARKERS = {"tim": "o", "flat": "s", "window": "D", "base": "^"}
 
@@ -104,10 +104,20 @@ class EvalReport:
         """In what kind of text wrong runs first left the right one: a line a problem."""
         lines = []
         for row in self.cells():
-            if row["arm"] == arm and row["errors"]:
+            if row["arm"] == arm and row["errors"] and row["n"] >= LEAST:
                 told = ", ".join(f"{n} {kind}" for kind, n in sorted(row["errors"].items()))
                 lines.append(f"{row['task']} {row['level']}: {told}, of {row['n']}")
         return "\n".join(lines)
+
+    def paired(self) -> str:
+        """Pruned trees against unpruned ones on the same problems."""
+        return "\n".join(
+            f"{row['n']} problems: {100 * row['difference']:+.1f} points ({row['gained']} gained,"
+            f" {row['lost']} lost; 95 % interval {100 * row['ci95'][0]:+.1f} to"
+            f" {100 * row['ci95'][1]:+.1f}), {100 * row['peak_share']:.0f} % of the memory"
+            for row in self.rows
+            if "difference" in row
+        )
 
     def thresholds(self) -> Any:
         """Accuracy over memory as more finished lists are kept, by mode and trigger."""

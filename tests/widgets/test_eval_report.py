@@ -34,6 +34,11 @@ def test_a_table_has_every_arm_and_only_whole_cells(tmp_path: Path) -> None:
     head, line = found.table().splitlines()
     assert head.split() == ["tim", "flat", "window", "base"]
     assert line.split() == "maze 9 75 % of 40, 412 25 % of 40, 412 - -".split()
+    told = report(tmp_path, {
+        "task": "pruned against unpruned", "seed": None, "n": 20, "difference": -0.05,
+        "ci95": [-0.15, 0.05], "gained": 0, "lost": 1, "peak_share": 0.34,
+    }).paired()  # fmt: skip
+    assert told.startswith("20 problems: -5.0 points (0 gained, 1 lost;") and "34 %" in told
     assert found.errors().splitlines() == [
         "maze 9: 1 structure, of 40",
         "maze 10: 1 structure, of 40",
