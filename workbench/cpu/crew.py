@@ -15,13 +15,16 @@ class Crew:
 
     def __init__(self, run: Native, threads: int) -> None:
         self._run, self.threads = run, threads
-        self._go = [threading.Semaphore(0) for _ in range(threads - 1)]
-        self._done = threading.Semaphore(0)
+        # plain locks: a semaphore is made of Python, and waking one takes the GIL back and forth
+        self._go = [_shut() for _ in range(threads - 1)]
+        self._done = [_shut() for _ in range(threads - 1)]
         self._job = (0, 0, 0)
         self._closed = False
-        for number, go in enumerate(self._go, 1):
+        for number, gates in enumerate(zip(self._go, self._done, strict=True), 1):
             name = f"workbench-cpu-{number}"
-            threading.Thread(target=self._help, args=(number, go), name=name, daemon=True).start()
+            threading.Thread(
+                target=self._help, args=(number, *gates), name=name, daemon=True
+            ).start()
 
     def whole(self, plan: int, first: int, last: int) -> bool:
         """Layers [first, last) in one native call; False when the plan's stop flag was seen."""
@@ -58,14 +61,21 @@ class Crew:
             go.release()
 
     def _join(self) -> None:
-        for _ in self._go:
-            self._done.acquire()
+        for done in self._done:
+            done.acquire()
 
-    def _help(self, number: int, go: threading.Semaphore) -> None:
+    def _help(self, number: int, go: threading.Lock, done: threading.Lock) -> None:
         while True:
             go.acquire()
             if self._closed:
                 return
             plan, first, last = self._job
             self._run(plan, number, first, last)
-            self._done.release()
+            done.release()
+
+
+def _shut() -> threading.Lock:
+    """A gate: `acquire` waits until somebody releases it."""
+    gate = threading.Lock()
+    gate.acquire()
+    return gate
