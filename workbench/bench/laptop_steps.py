@@ -5,7 +5,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.ctypeslib import as_array
 from torch import Tensor
 
 from workbench.cpu import NumbaForward, open_step
@@ -100,7 +102,7 @@ class LlamaCppStep:
         self._decode(list(ids), start, range(1), every=True)
         vocabulary = self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(self.model))
         rows = [self.lib.llama_get_logits_ith(self.context, n) for n in range(len(ids))]
-        return torch.tensor([row[:vocabulary] for row in rows])
+        return torch.from_numpy(np.stack([as_array(row, (vocabulary,)) for row in rows]))
 
     def _decode(self, ids: list[int], start: int, rows: range, every: bool = False) -> None:
         batch, n = self.tokens, 0
