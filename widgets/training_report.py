@@ -53,8 +53,8 @@ class TrainingReport:
                 xlabel="tokens, millions",
                 ylabel="",
                 logy=True,
-                fig_inches=7.5,
-                aspect=2.2,
+                fig_inches=(7.5, 3.4),
+                aspect="auto",
                 show_grid=True,
                 legend_position="best",
             )
@@ -76,8 +76,8 @@ class TrainingReport:
                 ylabel="",
                 logx=True,
                 yticks=list(enumerate(order)),
-                fig_inches=7.5,
-                aspect=0.95,
+                fig_inches=(7.5, 8.6),
+                aspect="auto",
                 show_grid=True,
                 legend_position="bottom_right",
             )
