@@ -32,7 +32,8 @@ def nets() -> tuple[Model, Model]:
 def test_as_near_to_fp32_as_int8_activations_allow(
     nets: tuple[Model, Model], override: Override
 ) -> None:
-    """llama.cpp on the same file: rms 0.20, KL 0.0031, on text like this one."""
+    """llama.cpp on the same file: rms 0.20, KL 0.0031, on text like this one. An adapter that was
+    taught to be sure widens the logits, and their errors with them; its opinion is held as near."""
     ids = nets[0].tokenizer.encode(TEXT)
     ours, exact = (
         paged.step([(paged.row(ids, override), len(ids))]).logits
@@ -41,7 +42,7 @@ def test_as_near_to_fp32_as_int8_activations_allow(
     rms = (ours - exact).square().mean().sqrt()
     p, q = exact.log_softmax(-1), ours.log_softmax(-1)
     divergence = (p.exp() * (p - q)).sum(-1).mean()
-    assert rms < 0.25
+    assert rms < (0.25 if override.adapter is None else 0.3)
     assert divergence < 0.0045
     assert (ours.argmax(-1) == exact.argmax(-1)).float().mean() > 0.93
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.fakes import bench, drive
-from tests.unit.engine.test_programs import FORWARD, Program
+from tests.unit.engine.test_programs import Program, Tiny
 from workbench.events import Event, RunStarted, StepEnded
 from workbench.trace.build import TableBuilder
 from workbench.trace.projections import page_map
@@ -19,8 +19,9 @@ def run_program(
     """Its facts, and after each step the stream indexes that each branch had in memory."""
     rng = random.Random(seed)
     page_size, pages = rng.randint(1, 5), rng.choice([14, 30, 90])
+    net = Tiny()
     b = bench(
-        FORWARD, pages=pages, page_size=page_size, limit=rng.choice([60, 200]),
+        net.forward, pages=pages, page_size=page_size, limit=rng.choice([60, 200]),
         chunk=rng.choice([3, 64]), max_rows=rng.choice([2, 32]),
     )  # fmt: skip
     start = RunStarted(
@@ -36,7 +37,7 @@ def run_program(
             moments.append((len(told), there))
 
     b.engine.tell = tell
-    program = Program(b, rng, exact)
+    program = Program(net, b, rng, exact)
 
     async def all_of_it() -> None:
         await program.run(20)
