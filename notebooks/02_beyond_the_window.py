@@ -137,6 +137,12 @@ print(report.table())
 print(report.errors())
 
 # %% [markdown]
+# **Does forgetting cost right answers?** The same problems, pruned and not, inside the window.
+
+# %%
+print(report.paired())
+
+# %% [markdown]
 # **What does each threshold cost?** Accuracy over memory, for lists kept, both ways to close the hole, and both moments.
 
 # %% tags=["nbval-ignore-output"]

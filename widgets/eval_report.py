@@ -93,10 +93,10 @@ class EvalReport:
 
     def table(self, problems: Sequence[tuple[str, int]] | None = None) -> str:
         """Accuracy, items, mean peak of memory: a line a problem, a column an arm."""
-        lines = [f"{'':22}" + "".join(f"{arm:>22}" for arm in ARMS)]
+        lines = [f"{'':30}" + "".join(f"{arm:>22}" for arm in ARMS)]
         for task, level in problems or self.problems():
             found = {row["arm"]: row for row in self.cells(task) if row["level"] == level}
-            line = f"{task + ' ' + str(level):22}"
+            line = f"{task + ' ' + str(level):30}"
             lines.append(line + "".join(f"{_cell(found.get(arm)):>22}" for arm in ARMS))
         return "\n".join(lines)
 
