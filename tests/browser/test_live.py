@@ -72,7 +72,7 @@ def ink(page: Any, lane: str) -> str:
 def test_pause_prune_fork_and_resume_by_clicks(live: Any) -> None:
     page = live
     page.wait_for_function(
-        "() => +document.querySelector('.wb-over').getAttribute('aria-valuemax') > 260",
+        "() => +document.querySelector('.wb-over').getAttribute('aria-valuemax') > 245",
         timeout=30_000,
     )
     page.click("[data-act=play]")
