@@ -75,9 +75,10 @@ ROOMS: dict[str, Room] = {
     "widgets": Room(
         "w:words w:commands w:trace", "anywidget traitlets numpy IPython ipywidgets playwright"
     ),
-    "widgets.gpu_report": Room("", "holoviews matplotlib"),
-    "widgets.eval_report": Room("widgets.gpu_report", "holoviews"),
-    "widgets.training_report": Room("widgets.gpu_report", "holoviews"),
+    "widgets.report": Room("", "holoviews matplotlib"),
+    "widgets.gpu_report": Room("widgets.report", "holoviews"),
+    "widgets.eval_report": Room("widgets.report", "holoviews"),
+    "widgets.training_report": Room("widgets.report", "holoviews"),
     "widgets.app": Room(
         "w:words w:commands w:trace", "anywidget traitlets numpy panel holoviews param bokeh"
     ),

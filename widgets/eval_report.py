@@ -10,7 +10,7 @@ from typing import Any
 
 import holoviews as hv
 
-from widgets.gpu_report import GOAL, INK_3, OWNERS, Missing, Picture, Row, read_rows
+from widgets.report import GOAL, INK_3, OWNERS, Missing, Picture, Row, read_rows
 
 ARMS = {
     "tim": "tree, pruned",

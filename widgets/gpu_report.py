@@ -5,69 +5,29 @@ row says its device, date, commit and command; of rows with the same metric, sha
 newest counts.
 """
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import holoviews as hv
-import holoviews.plotting.mpl  # makes the backend known
-import matplotlib as mpl
 
-# shared/tokens.css, light
-INK, INK_3, LINE, NEUTRAL = "#171a21", "#68707f", "#e4e7ec", "#7b8494"
-OWNERS = ("#4f69cb", "#e26680", "#921e03", "#2f876b", "#b74b05", "#653f6b", "#49a199", "#a29320")
-OWN, PEER, GOAL = "#4f69cb", "#b74b05", "#a84a08"
-STYLE: Any = {
-    "font.family": "sans-serif", "font.size": 9.0, "axes.edgecolor": LINE, "axes.labelcolor": INK,
-    "text.color": INK, "xtick.color": INK_3, "ytick.color": INK_3, "axes.titlesize": 10.0,
-    "axes.spines.top": False, "axes.spines.right": False, "grid.color": LINE,
-    "axes.axisbelow": True, "lines.solid_capstyle": "butt",
-    "svg.fonttype": "none", "svg.hashsalt": "workbench", "legend.frameon": False,
-}  # fmt: skip
+from widgets.report import (
+    GOAL,
+    INK,
+    INK_3,
+    OWN,
+    OWNERS,
+    PEER,
+    Missing,
+    Picture,
+    Row,
+    read_rows,
+)  # fmt: skip
+
 # of Qwen3-8B's attention, whose shape the kernel rows have: 4 query heads share a KV head
 DECODE_INTENSITY = 4.0  # FLOP a byte of bf16 KV
 TOKEN_FLOPS, TOKEN_BYTES, QUERY_BYTES = 4 * 128 * 32, 4096, 4 * 128 * 32
 ROOFS = ("decode attention", "shared prefix", "prefill attention", "experts")
-
-METADATA = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->|\n *", re.DOTALL)
-FINER = re.compile(r"(\d\.\d\d)\d+")  # than a hundredth of a point
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """A HoloViews element, shown as SVG; `element` is for going on with."""
-
-    element: Any
-
-    def _repr_svg_(self) -> str:
-        renderer = hv.Store.renderers["matplotlib"].instance(fig="svg", dpi=72)
-        with mpl.rc_context(STYLE):
-            data, _ = renderer(self.element, fmt="svg")
-        svg = str(data.decode() if isinstance(data, bytes) else data)
-        svg = METADATA.sub("", svg)  # it tells the time of drawing
-        return FINER.sub(r"\1", svg[svg.index("<svg") :])
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"image/svg+xml": self._repr_svg_(), "text/plain": repr(self)}
-
-    def __repr__(self) -> str:
-        return f"Picture({type(self.element).__name__})"
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """What stands in place of a picture whose rows have not been measured."""
-
-    what: str
-    command: str
-
-    def __repr__(self) -> str:
-        return f"{self.what}: not measured yet; on a GPU: {self.command}"
 
 
 class GpuReport:
@@ -154,7 +114,7 @@ class GpuReport:
         """Share of the floor that ours and the best peer of the same run reach."""
         rows = [row for name in metrics for row in self.of(name)]
         if not rows:
-            return Missing("kernels", "workbench bench kernels --json")
+            return Missing("kernels", "on a GPU: workbench bench kernels --json")
         names = [f"{row['metric']}, {row['shape']}" for row in rows][::-1]
         place = {name: n for n, name in enumerate(names)}
         own, theirs = [], []
@@ -192,7 +152,7 @@ class GpuReport:
             if str(row["shape"]).startswith(shape) and row["unit"] == "tok/s"
         ]  # fmt: skip
         if not rows:
-            return Missing("decode", f"workbench bench decode --shape {shape} --json")
+            return Missing("decode", f"on a GPU: workbench bench decode --shape {shape} --json")
         floors = {_batch(row): float(row["floor"]) for row in rows if row.get("floor")}
         parts = []
         impls = sorted({_impl(row) for row in rows}, key=lambda name: "transformers" in name)
@@ -224,7 +184,9 @@ class GpuReport:
         """Where the device time of one decode step goes, by kernel."""
         found = [row for row in self.of("kernels of a decode step") if _batch(row) == batch]
         if not found:
-            return Missing("profile of a step", "workbench bench decode --part profile --json")
+            return Missing(
+                "profile of a step", "on a GPU: workbench bench decode --part profile --json"
+            )
         row = found[-1]
         entries = list(row["kernels"])[:12][::-1]
         bars = [(n, float(entry["us"])) for n, entry in enumerate(entries)]
@@ -270,7 +232,7 @@ class GpuReport:
         """Throughput of long requests over the share of them that was pruned."""
         rows = self.of("throughput under pruning")
         if not rows:
-            return Missing("pruning", "workbench bench pressure --json")
+            return Missing("pruning", "on a GPU: workbench bench pressure --json")
         plain = [row for row in rows if not row["share"]]
         parts = []
         for mode, colour in (("reencode", OWNERS[5]), ("rotate", OWNERS[6])):
@@ -304,7 +266,7 @@ class GpuReport:
         """Milliseconds from a command's hand-in to its event: the median, and 95 of 100."""
         rows = self.of("command to event")
         if not rows:
-            return Missing("commands", "workbench bench inbox --json")
+            return Missing("commands", "on a GPU: workbench bench inbox --json")
         names = [(n, str(row["shape"]).split(",")[0]) for n, row in enumerate(rows[::-1])]
         half = [(float(row["value"]), n) for n, row in enumerate(rows[::-1])]
         most = [(float(row["p95"]), n) for n, row in enumerate(rows[::-1])]
@@ -333,7 +295,7 @@ class GpuReport:
         """Milliseconds of a step under grammars, and how long of it the device stood idle."""
         rows = self.of("decode under a grammar")[::-1]
         if not rows:
-            return Missing("steps under a grammar", "workbench bench masks --json")
+            return Missing("steps under a grammar", "on a GPU: workbench bench masks --json")
         names = [(n, str(row["shape"]).rsplit(", ", 1)[-1]) for n, row in enumerate(rows)]
         wait = [(float(row["wait_ms"]), n) for n, row in enumerate(rows)]
         whole = [(float(row["value"]), n) for n, row in enumerate(rows)]
@@ -363,20 +325,6 @@ class GpuReport:
 
     def _device(self) -> str:
         return str(self.of("ceiling")[0]["device"])
-
-
-def read_rows(path: Path) -> Iterable[Row]:
-    """Rows of a file, with what the file says of all of them."""
-    text = path.read_text()
-    try:
-        whole = json.loads(text)
-    except ValueError:
-        whole = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if isinstance(whole, Mapping) and "rows" in whole:
-        command = whole.get("command", "")
-        shared = {"command": command if isinstance(command, str) else "; ".join(command)}
-        return [{**shared, **row} for row in whole["rows"]]
-    return whole if isinstance(whole, list) else [whole]
 
 
 def placed(row: Row) -> tuple[float, float] | None:

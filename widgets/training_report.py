@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import holoviews as hv
-import holoviews.plotting.mpl  # makes the backend known
 
-from widgets.gpu_report import INK_3, OWNERS, Picture
+from widgets.report import INK_3, OWNERS, Picture
 
 
 class TrainingReport:

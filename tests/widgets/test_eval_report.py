@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from widgets.eval_report import EvalReport, Missing, _thinned
+from widgets.eval_report import EvalReport, _thinned
+from widgets.report import Missing
 
 CELL = {
     "task": "maze", "level": 9, "arm": "tim", "params": {}, "seed": None, "n": 40, "accuracy": 0.75,

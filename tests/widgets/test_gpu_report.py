@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("holoviews")
-from widgets.gpu_report import GpuReport, Missing, Picture, placed, read_rows
+from widgets.gpu_report import GpuReport, placed
+from widgets.report import Missing, Picture, read_rows
 
 GPU = Path(__file__).resolve().parents[2] / "notebooks" / "gpu"
 WHERE = {"device": "a card", "date": "2026-01-02T00:00:00", "commit": "abc", "command": "made"}
