@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
 def open_session(args: argparse.Namespace, trace: Path | None, **more: Any) -> Any:
     from workbench import open_workbench
 
+    adapters = adapters_of(args.adapter)  # a wrong one is told before the model is loaded
     if trace is not None:
         trace.parent.mkdir(parents=True, exist_ok=True)
     log(f"loading {args.model}")
@@ -102,7 +103,7 @@ def open_session(args: argparse.Namespace, trace: Path | None, **more: Any) -> A
         trace=trace,
         **more,
     )
-    for name, path in adapters_of(args.adapter).items():
+    for name, path in adapters.items():
         session.model.load_adapter(name, path)
     return session
 

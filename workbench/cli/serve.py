@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from workbench.cli.output import Failure, Verbs, emit, log
-from workbench.cli.run import engine_options
+from workbench.cli.run import engine_options, open_session
 from workbench.cli.toolbox import tools_of
 
 MOST_ALTERNATIVES = 20  # top_logprobs that a client may ask for
@@ -64,7 +64,6 @@ def serve_app(args: argparse.Namespace) -> None:
 
 
 def serve_api(args: argparse.Namespace) -> None:
-    from workbench import open_workbench
     from workbench.api.app import Api
     from workbench.api.serve import Endpoint, bind
 
@@ -81,21 +80,10 @@ def serve_api(args: argparse.Namespace) -> None:
             " choose another with --host and --port"
         ) from error
     signal.signal(signal.SIGTERM, ended)
-    log(f"loading {args.model}")
+    recorded = args.trace is not None
     with (
         bound,
-        open_workbench(
-            model=args.model,
-            backend=args.backend,
-            weights=args.weights,
-            dtype=args.dtype,
-            pages=args.pages,
-            page_size=args.page_size,
-            window=args.window,
-            trace=args.trace,
-            record=args.trace is not None,
-            record_top=MOST_ALTERNATIVES,
-        ) as session,
+        open_session(args, args.trace, record=recorded, record_top=MOST_ALTERNATIVES) as session,
     ):
         api = Api(session, tools=tools, parallel=args.parallel, queue=args.queue)
         Endpoint(api, bound, token=token, ready=lambda url: announce(url, told, args)).run()
