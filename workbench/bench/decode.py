@@ -25,7 +25,7 @@ from kernels_cupy.timing import Ceilings, measure_ceilings
 from workbench.bench.hf_decode import HfDecode
 from workbench.bench.ours import Ours, replays
 from workbench.bench.profile import profiled
-from workbench.bench.random_net import random_model
+from workbench.bench.random_net import random_model, two_byte_sizes
 from workbench.engine.protocols import Until
 from workbench.engine.sequence import Branch
 from workbench.events import Event, StepEnded
@@ -202,13 +202,8 @@ def step_bytes(shape: ModelShape, batch: int, context: int) -> int:
 
 def _fits(name: str, batch: int) -> bool:
     """Whether weights and KV leave a tenth of the card free."""
-    from workbench.bench.random_net import CONFIGS
-    from workbench.model.config import shape_of
-    from workbench.model.load import parameters
-
-    shape = shape_of(CONFIGS[name])
-    need = 2 * parameters(shape)
-    need += 4 * batch * (CONTEXT + 512) * shape.layers * shape.kv_heads * shape.head_dim
+    weights, token = two_byte_sizes(name)
+    need = weights + batch * (CONTEXT + 512) * token
     return need < 0.9 * torch.cuda.get_device_properties(0).total_memory
 
 

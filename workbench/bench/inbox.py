@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 
 from workbench.bench.ours import replays
 from workbench.bench.random_net import random_model
-from workbench.bench.rows import place
+from workbench.bench.rows import Row, place
 from workbench.commands import (
     Command,
     ForkNode,
@@ -228,10 +229,7 @@ def _kept(path: Path, impl: str) -> dict[str, Any]:
 
 
 def _row(metric: str, shape: str, impl: str) -> dict[str, Any]:
-    return {
-        "metric": metric, "shape": shape, "impl": impl, "value": 0.0, "unit": "", "peer": None,
-        "ratio": None, "floor": None, "floor_ratio": None,
-    }  # fmt: skip
+    return asdict(Row(metric, shape, impl, 0.0, ""))
 
 
 def _until(reached: Callable[[], bool], seconds: float = 60) -> None:

@@ -17,7 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +25,8 @@ import torch
 
 from kernels_cupy.bench import facts
 from workbench.bench.ours import Ours
-from workbench.bench.random_net import random_model
+from workbench.bench.random_net import random_model, two_byte_sizes
+from workbench.bench.rows import Row
 from workbench.engine.protocols import Until, Want
 from workbench.engine.sequence import Branch
 from workbench.events import Event, StepEnded
@@ -198,10 +199,7 @@ def _told(base: str, one: Way, plain: Way, per_token: int, impl: str, most: int)
 
 
 def _row(metric: str, shape: str, value: float, unit: str) -> dict[str, Any]:
-    return {
-        "metric": metric, "shape": shape, "impl": "cuda", "value": round(value, 3), "unit": unit,
-        "peer": None, "ratio": None, "floor": None, "floor_ratio": None,
-    }  # fmt: skip
+    return asdict(Row(metric, shape, "cuda", round(value, 3), unit))
 
 
 def measure(batch: Batch, most: int) -> Measured:
@@ -286,12 +284,7 @@ def _checked(found: Measured, done: Stretch) -> dict[str, Any]:
 
 def _most(name: str) -> int:
     """The longest of `POINTS` whose KV fits beside the weights."""
-    from workbench.bench.random_net import CONFIGS
-    from workbench.model.config import shape_of
-    from workbench.model.load import parameters
-
-    shape = shape_of(CONFIGS[name])
-    each = 4 * shape.layers * shape.kv_heads * shape.head_dim
-    free = 0.9 * torch.cuda.get_device_properties(0).total_memory - 2 * parameters(shape) - 3e9
+    weights, each = two_byte_sizes(name)
+    free = 0.9 * torch.cuda.get_device_properties(0).total_memory - weights - 3e9
     fitting: Sequence[int] = [p for p in POINTS if BATCH * (p + 3 * CYCLE) * each < free]
     return fitting[-1]

@@ -43,6 +43,12 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
 END = {"eos_token_id": 0}
 
 
+def two_byte_sizes(name: str) -> tuple[int, int]:
+    """Bytes of the net's weights, and of one token's K and V."""
+    shape = shape_of(CONFIGS[name])
+    return 2 * parameters(shape), 4 * shape.layers * shape.kv_heads * shape.head_dim
+
+
 class RandomCheckpoint:
     """A `checkpoint.Checkpoint` without a file: tensors of the config's shapes, N(0, 1/in)."""
 
