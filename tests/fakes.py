@@ -8,7 +8,7 @@ oracle.
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -426,7 +426,12 @@ def bench(
     return Bench(engine, forward, told, request)
 
 
-def drive(bench: Bench, work: Coroutine[Any, Any, T]) -> T:
+class HasEngine(Protocol):
+    @property
+    def engine(self) -> Engine: ...
+
+
+def drive(bench: HasEngine, work: Coroutine[Any, Any, T]) -> T:
     """Run a strategy with the engine beside it, as a session does, and audit what is left."""
 
     async def both() -> T:

@@ -1,6 +1,5 @@
 """The engine on a GPU: replayed and begun ahead, it samples what it samples step by step."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from kernels_cupy.ops import CudaOps
+from tests.fakes import drive
 from tests.gpu.test_decoder import NETS
 from tests.unit.kernels.test_graphs import Twins
 from tests.unit.model import nets
@@ -32,17 +32,7 @@ class Run:
         self.request = self.engine.new_request(title="", strategy="", params="", seed=7)
 
     def __call__(self, work: Any) -> Any:
-        async def both() -> Any:
-            loop = asyncio.create_task(self.engine.run())
-            try:
-                return await asyncio.wait_for(work(self), 60)
-            finally:
-                self.engine.close_loop()
-                await loop
-
-        result = asyncio.run(both())
-        self.engine.audit()
-        return result
+        return drive(self, work(self))
 
 
 async def sampled(run: Run) -> list[tuple[int, ...]]:

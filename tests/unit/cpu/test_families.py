@@ -12,10 +12,10 @@ import transformers
 from gguf import GGMLQuantizationType, quants
 
 from tests.unit.model.nets import BASE, LLAMA3, Paged, oracle, save_tokenizer, tokens
-from workbench.cpu import build, isa
 from workbench.forward import Override, Segment, Steering
 from workbench.model import ModelError, load_model
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 SPARSE = {"num_experts": 8, "num_experts_per_tok": 3}
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {**LLAMA3, "tie_word_embeddings": True}),
@@ -67,15 +67,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Made:
         return made[name]
 
     return get
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed weights in a folder of their own, the compiled step where it always is; no GPU, which
-    "auto" would take."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    build.build(isa.choose()[0], True)
-    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
 
 
 def rms(got: torch.Tensor, want: torch.Tensor) -> float:

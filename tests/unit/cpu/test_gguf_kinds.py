@@ -12,22 +12,13 @@ import torch
 from tests.unit.cpu import ggufs
 from tests.unit.cpu.oracle import Oracle
 from tests.unit.model.nets import Paged, tokens
-from workbench.cpu import build, isa
 from workbench.model import ModelError, load_model
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 WIDTH, LAYERS, VOCABULARY = 256, 2, 103
 SPARSE = 4  # experts, two a token
 IDS = tokens(30)
 Kind = Callable[[str], str]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed weights in a folder of their own, the compiled step where it always is; no GPU, which
-    "auto" would take."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    build.build(isa.choose()[0], True)
-    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
 
 
 def q4_k_m(name: str) -> str:
