@@ -49,7 +49,7 @@ SPLITS: Mapping[str, Split] = {
     "maze": Split("non-local", (2, 18), (19, 22), 23),
     "calls": Split("non-local", (2, 15), (16, 19), 20),
     "limits": Split("non-local", (2, 15), (16, 19), 20),
-    "hanoi": Split("non-local", (1, 3), (4, 4), 5),
+    "hanoi": Split("non-local", (1, 4), (5, 5), 6),
     **{
         name: Split(
             "in-prompt",
