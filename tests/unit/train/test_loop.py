@@ -36,7 +36,7 @@ SHAPE = ModelShape(
     sliding=(None, None),
     tied_head=True,
 )
-MIXTURE = Mixture("flat", (("hanoi", 1.0),), row=1024, gap_share=0.0)  # short in characters
+MIXTURE = Mixture("flat", (("expression", 1.0),), row=1024, gap_share=0.0)
 TREES = Mixture("tree", (("maze", 1.0), ("expression", 1.0)), row=768, gap_share=0.0)
 RECIPE = Recipe(
     "tiny",
