@@ -1,10 +1,10 @@
-"""Decode steps captured in CUDA graphs: each shape of a step once, then replayed from its buffers.
+"""Steps of few tokens captured in CUDA graphs: each shape once, then replayed from its buffers.
 
-What a graph bakes in is its *shape*: rows, net, room of the block tables, how many items and parts
-attention has. Everything else (tokens, positions, slots, tables) lies in buffers of the graph's
-own, filled by one pinned copy before each replay. A shape runs eagerly until it has come often
-enough; graphs beyond `LIMIT` give way to newer ones. They share one memory pool, since only one of
-them runs at a time.
+What a graph bakes in is its *shape*: tokens, net, room of the block tables, how many items and
+parts attention has. Everything else (tokens, positions, slots, tables) lies in buffers of the
+graph's own, filled by one pinned copy before each replay. A shape runs eagerly until it has come
+often enough; graphs beyond `LIMIT` give way to newer ones. They share one memory pool, since only
+one of them runs at a time.
 """
 
 import warnings
@@ -82,8 +82,9 @@ class Graphs:
     """Captured steps over one pool of KV memory."""
 
     def __init__(
-        self, device: torch.device, capture: Capture, limit: int = LIMIT, seen: int = SEEN
+        self, device: torch.device, capture: Capture | None, limit: int = LIMIT, seen: int = SEEN
     ) -> None:
+        """Without `capture` every step runs eagerly."""
         self.device, self.counts = device, Counts()
         self._capture, self._limit, self._seen = capture, limit, seen
         self._steps: OrderedDict[Hashable, _Step] = OrderedDict()
@@ -99,16 +100,16 @@ class Graphs:
     ) -> Outputs:
         """The outputs of the step of this shape over `arrays`, valid until the next run. `make`
         is called once a shape, with the arrays' places on the device, and gives the launches.
-        `drawn` replaces the first row of the first array."""
+        `drawn` replaces the beginning of the first array's first row."""
         step = self._steps.get(key)
         if step is None:
             step = self._new(key, arrays, make)
         self._steps.move_to_end(key)
         self._staging.send(arrays, step.buffer)
         if drawn is not None:
-            step.places[0][0].copy_(drawn)
-        if step.replay is None and not step.refused and step.uses >= self._seen:
-            self._record(step)
+            step.places[0][0, : len(drawn)].copy_(drawn)
+        if self._capture is not None and step.replay is None and step.uses >= self._seen:
+            self._record(step, self._capture)
         step.uses += 1
         if step.replay is None:
             self.counts.eager += 1
@@ -135,7 +136,10 @@ class Graphs:
         self._steps[key] = step = _Step(buffer, views, make(views))
         return step
 
-    def _record(self, step: _Step) -> None:
+    def _record(self, step: _Step, capture: Capture) -> None:
+        if step.refused:
+            return
+
         def run() -> Outputs:
             first, *others = step.run()
             out = self._room_for(first)
@@ -143,7 +147,7 @@ class Graphs:
             return (out, *others)
 
         try:
-            step.replay, step.outputs = self._capture(run)
+            step.replay, step.outputs = capture(run)
         except RuntimeError as error:  # the step goes on eagerly
             step.refused = True
             reason = f"capture failed: {str(error).splitlines()[0]}"

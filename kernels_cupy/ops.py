@@ -43,7 +43,7 @@ class CublasLinear:
 
 class CudaOps:
     """`ops.contract.Ops` on one CUDA device. `share_prefixes`: pages that many rows have in common
-    are read once for all of them where that saves time. Steps of one token a row are captured in
+    are read once for all of them where that saves time. Steps of few new tokens are captured in
     CUDA graphs and replayed (`graphs`), unless `replays` is False (WORKBENCH_GRAPHS=0).
     `emulated` runs the kernels on the CPU, `capture` stands in for the driver's (for tests).
     """
@@ -68,15 +68,15 @@ class CudaOps:
     def replay(
         self, batch: ForwardBatch, pool: Any, rotary: Rotary, recipe: Recipe
     ) -> tuple[Tensor, ...] | None:
-        if (graphs := self.graphs(pool)) is None:
-            return None
+        graphs = self.graphs(pool)
         return decode.replay(graphs, batch, pool, rotary, recipe, self.share_prefixes)
 
-    def graphs(self, pool: Any) -> Graphs | None:
-        """The captured steps over `pool`; None where nothing captures."""
-        if pool.graphs is None and self._replays:
-            pool.graphs = Graphs(self.device, self._capture or CudaCapture(self.device))
-        graphs: Graphs | None = pool.graphs
+    def graphs(self, pool: Any) -> Graphs:
+        """The captured steps over `pool`."""
+        if pool.graphs is None:
+            capture = (self._capture or CudaCapture(self.device)) if self._replays else None
+            pool.graphs = Graphs(self.device, capture)
+        graphs: Graphs = pool.graphs
         return graphs
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Linear:

@@ -230,24 +230,32 @@ def on_host(d: _Draft, batch: ForwardBatch, width: int = 1) -> HostPlan:
     return HostPlan(tuple(arrays), tuple(w for w, _ in launches), parts, tuple(d.shifts))
 
 
-def decodes(batch: ForwardBatch, window: int | None, width: int) -> HostPlan:
-    """The plan of rows of one token each that share and attach nothing: `on_host` of their draft,
-    without a walk over the rows."""
-    limits = batch.kv_lens.numpy()
-    count = len(limits)
+def decodes(
+    batch: ForwardBatch, window: int | None, width: int, tokens: int = 0, rows: int = 0
+) -> HostPlan:
+    """The plan of rows that share and attach nothing, each new token an item of its own, without a
+    walk over the rows. Filled up to `tokens`, which read the first row's first entry, and `rows`.
+    """
+    starts, lens = batch.query_start.numpy(), batch.kv_lens.numpy()
+    new, used = np.diff(starts), int(starts[-1])
+    count = max(tokens, used)
+    owners, limits = np.zeros(count, dtype=np.int64), np.ones(count, dtype=np.int64)
+    owners[:used] = np.repeat(np.arange(len(lens)), new)
+    limits[:used] = np.repeat(lens - starts[1:], new) + np.arange(1, used + 1)
     firsts = np.zeros_like(limits) if window is None else np.maximum(0, limits - window)
     lows = firsts // TILE * TILE
-    items, rows = np.zeros((2, count, 8), dtype=np.int32)
-    items[:, 0] = items[:, 3] = rows[:, 0] = np.arange(count)
+    items, records = np.zeros((2, count, 8), dtype=np.int32)
+    items[:, 0], items[:, 3] = owners, np.arange(count)
     items[:, 1], items[:, 2], items[:, 4] = lows, limits, 1
-    items[:, 5] = rows[:, 1] = firsts
-    items[:, 6] = rows[:, 2] = limits
-    rows[:, 3:5], rows[:, 5] = -1, FAR
+    items[:, 5] = records[:, 1] = firsts
+    items[:, 6] = records[:, 2] = limits
+    records[:, 0], records[:, 3:5], records[:, 5] = np.arange(count), -1, FAR
     prefix = np.zeros(count + 1, dtype=np.int32)
     np.cumsum(-(-(limits - lows) // TILE), out=prefix[1:])
     none = (_ints([], 8), _ints([], 8), _ints([], 2))
     empty = (np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int32), _ints([], 2))
-    return HostPlan((_tables(batch, (), width), items, rows, prefix, *none, *empty), (NARROW,))
+    tables = _tables(batch, (), width, rows)
+    return HostPlan((tables, items, records, prefix, *none, *empty), (NARROW,))
 
 
 def upload(arrays: Sequence[Ints], device: torch.device) -> list[Tensor]:
@@ -375,10 +383,10 @@ def _halves(ancestors: Tensor | None) -> Ints:
     return np.ascontiguousarray(ancestors.numpy()).view(np.int32).reshape(-1, 2)
 
 
-def _tables(batch: ForwardBatch, extra: Sequence[Sequence[int]], width: int) -> Ints:
+def _tables(batch: ForwardBatch, extra: Sequence[Sequence[int]], width: int, rows: int = 0) -> Ints:
     own = batch.block_tables.numpy()
     width = max([own.shape[1], width, *(len(pages) for pages in extra)])
-    tables = np.zeros((own.shape[0] + len(extra), width), dtype=np.int32)
+    tables = np.zeros((max(own.shape[0] + len(extra), rows), width), dtype=np.int32)
     tables[: own.shape[0], : own.shape[1]] = own
     for row, pages in enumerate(extra, own.shape[0]):
         tables[row, : len(pages)] = pages

@@ -78,7 +78,6 @@ def _staging(device: torch.device) -> Staging:
 def settings(rows: Sequence[SamplerRow]) -> Tensor:
     """What the kernels read of each row: [R, 4], the last an int32."""
     table = np.empty((len(rows), 4), dtype=np.float32)
-    for i, row in enumerate(rows):
-        table[i, :3] = row.temperature, row.top_p, row.min_p
-        table[i, 3:].view(np.int32)[0] = max(row.top_k, 0)
+    table[:, :3] = [(row.temperature, row.top_p, row.min_p) for row in rows]
+    table[:, 3] = np.array([max(row.top_k, 0) for row in rows], dtype=np.int32).view(np.float32)
     return torch.from_numpy(table)

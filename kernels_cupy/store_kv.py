@@ -40,7 +40,7 @@ def rope_store(
     norm: HeadNorm | None = None,
 ) -> Tensor:
     """q [T, Q, D] turned; k and v [T, H, D] written to `slots` [T] of `keys` and `values` [slots,
-    H, D].
+    H, D]; nothing of a token whose slot is negative.
 
     Tokens of q, k and v may be strided, as in a fused projection.
     """

@@ -54,6 +54,7 @@ extern "C" __global__ void __launch_bounds__(128)
         turned = head < kv_heads;
         if (!turned) head -= kv_heads;
         from = (turned ? k + t * k_stride : v + t * v_stride) + head * HEAD_DIM;
+        if (slots[t] < 0) return;  // a token that only fills a captured step up
         to = (turned ? k_pool : v_pool) + (slots[t] * kv_heads + head) * HEAD_DIM;
         weight = k_weight;
     }

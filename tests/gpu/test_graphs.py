@@ -51,7 +51,7 @@ def test_replays_equal_eager_steps(
         twins.step(*((row, 1) for row in rows))
     counts = twins.graphs.counts
     print(name, counts)
-    assert counts.captured >= 5 and counts.replayed > counts.captured and not counts.why
+    assert counts.captured >= 4 and counts.replayed > counts.captured and not counts.why
 
 
 def adapter(folder: Path, shape: ModelShape, seed: int) -> Path:
@@ -86,7 +86,7 @@ def test_adapters_of_all_and_of_some_rows(tmp_path: Path, monkeypatch: pytest.Mo
     for some in (rows[:2], rows, [rows[2], rows[0], rows[3]], rows):
         for _ in range(5):
             twins.step(*((row, 1) for row in some))
-    assert twins.graphs.counts.captured == 3 and not twins.graphs.counts.why
+    assert twins.graphs.counts.captured == 2 and not twins.graphs.counts.why
 
 
 def test_old_graphs_are_freed_and_memory_is_bounded(
@@ -101,7 +101,7 @@ def test_old_graphs_are_freed_and_memory_is_bounded(
     twins.graphs._limit = 3
     reserved = []
     for _ in range(4):
-        for count in range(1, 9):
+        for count in (1, 2, 4, 8):
             for _ in range(4):
                 twins.step(*((row, 1) for row in rows[:count]))
         reserved.append(torch.cuda.memory_reserved())

@@ -51,6 +51,11 @@ class Vocabulary:
         wrapper = llguidance.TokenizerWrapper(_Wrapped(self))
         return llguidance.LLTokenizer(wrapper, n_vocab=len(self.tokens), eos_token=sorted(self.eos))
 
+    @cached_property
+    def no_end(self) -> Mask:
+        """A row that allows all but the end tokens."""
+        return ~self.mask(sorted(self.eos))
+
     def mask(self, ids: Sequence[int]) -> Mask:
         """A row that allows `ids` alone."""
         row = np.zeros(self.words, dtype=np.int32)
@@ -152,10 +157,15 @@ class GrammarMatcher:
                 )
             self._ended = True
             return
-        if self._ended or not self._matcher.try_consume_tokens([token]):
+        if not self.advance(token):
             raise GrammarError(
                 f"{self._what}: token {token} {self._text(token)!r} is not allowed here"
             )
+
+    def advance(self, token: int) -> bool:
+        """`consume` of a token that is no end token; False where it is not allowed."""
+        known = token < len(self._vocabulary.tokens) and not self._ended
+        return known and bool(self._matcher.try_consume_tokens([token]))
 
     def rollback(self, n: int) -> None:
         if n and self._ended:

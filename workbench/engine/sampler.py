@@ -56,6 +56,12 @@ class Drawing:
         """Raises ValueError when a row's mask allows nothing."""
         sampled = self.sampled
         sampled.wait()
+        if not sampled.top_ids.shape[1]:
+            told = zip(
+                sampled.token.tolist(), sampled.logprob.tolist(), sampled.entropy.tolist(),
+                strict=True,
+            )  # fmt: skip
+            return Draws([Draw(*one, (), ()) for one in told], self.grammar_s)
         rows = zip(
             sampled.token.tolist(),
             sampled.logprob.tolist(),

@@ -244,8 +244,9 @@ def settle(engine: "Engine", flight: Flight) -> None:
     counts = [0, 0, 0, 0]
     drawn = list(flight.choice.drawn)
     if flight.packed is not None and flight.output is not None:
+        logits = flight.output.logits.unbind(0)
         for row in flight.packed.rows:
-            _book(engine, row, flight.output, counts)
+            _book(engine, row, flight.output, logits, counts)
             job = row.branch.job
             if row.branch.logits is not None and isinstance(job, Generate):
                 drawn.append(job)
@@ -258,7 +259,9 @@ def settle(engine: "Engine", flight: Flight) -> None:
     _tell_step(engine, flight, counts, len(drawn), sample_s, grammar_s)
 
 
-def _book(engine: "Engine", row: Row, output: ForwardOutput, counts: list[int]) -> None:
+def _book(
+    engine: "Engine", row: Row, output: ForwardOutput, logits: Sequence[Tensor], counts: list[int]
+) -> None:
     branch, job = row.branch, row.branch.job
     n = row.stop - row.start
     if n == 1:
@@ -275,16 +278,14 @@ def _book(engine: "Engine", row: Row, output: ForwardOutput, counts: list[int]) 
         begin = max(row.start, branch.entry(job.start) - 1) + 1
         ids = [branch.tokens[i] for i in branch.resident[begin : begin + row.scored]]
         job.logprobs.append(_logprobs(rows, ids))
-    hidden = {
-        layer: states[row.hidden[0] : row.hidden[1]] for layer, states in output.hidden.items()
-    }
+    wanted = job.hidden_layers if job is not None else ()
+    hidden = {layer: output.hidden[layer][row.hidden[0] : row.hidden[1]] for layer in wanted}
     if isinstance(job, Advance):
-        for layer in job.hidden_layers:
+        for layer in wanted:
             job.hidden.setdefault(layer, []).append(hidden[layer])
     branch.logits = None
     if past > first and branch.stored == branch.length:
-        branch.logits = output.logits[past - 1]
-        wanted = job.hidden_layers if job is not None else ()
+        branch.logits = logits[past - 1]
         branch.hidden = {layer: hidden[layer][-1] for layer in wanted}
 
 

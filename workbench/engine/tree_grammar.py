@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-import numpy as np
-
 from workbench.engine.grammar import (
     GrammarError,
     GrammarMatcher,
@@ -25,7 +23,6 @@ from workbench.engine.grammar import (
     Schema,
     Vocabulary,
     allow,
-    allowed,
     compile_schema,
 )
 from workbench.engine.strings import strings_of
@@ -239,7 +236,7 @@ class TreeMatcher:
 
     def _complete(self, row: Mask, value: GrammarMatcher) -> None:
         """The rest of `row` once `value` has filled it."""
-        row &= self._no_end
+        row &= self.grammar.vocabulary.no_end
         if value.accepting:
             self._leave(row)
 
@@ -272,14 +269,11 @@ class TreeMatcher:
                 raise self._refuse(state, token)
         elif state.place is not Place.START:
             value = self._value(state)
-            if not value.finished and token not in self.grammar.vocabulary.eos:
-                row: Mask = np.zeros(self.grammar.vocabulary.words, dtype=np.int32)
-                value.fill(row)
-                if allowed(row, token):
-                    value.consume(token)
-                    longer = (*state.value, token)
-                    self._live_for = (state.place, state.tool, longer)
-                    return state.to(state.text, state.count + 1, longer)
+            ends = value.finished or token in self.grammar.vocabulary.eos
+            if not ends and value.advance(token):
+                longer = (*state.value, token)
+                self._live_for = (state.place, state.tool, longer)
+                return state.to(state.text, state.count + 1, longer)
             if not value.accepting:
                 raise self._refuse(state, token)
         return self._follow(state, self.grammar.rules(state), 0, token)
@@ -319,10 +313,6 @@ class TreeMatcher:
         if state.place is Place.ANSWER and self.grammar.answer is not None:
             return self.grammar.answer
         return self.grammar.any_json
-
-    @property
-    def _no_end(self) -> Mask:
-        return ~self.grammar.vocabulary.mask(sorted(self.grammar.vocabulary.eos))
 
     def _refuse(self, state: State, token: int) -> GrammarError:
         tokens = self.grammar.vocabulary.tokens

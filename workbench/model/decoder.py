@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -120,7 +121,7 @@ class Decoder:
                 results = self.ops.replay(batch, pool, self.rotary, self._recipe(batch, step))
                 if results is not None:
                     return self._replayed(results)
-            self.eager[reason or "nothing captures"] += 1
+            self.eager[reason or "many new tokens"] += 1
         step = step.on(self.device)
         plan = self.ops.prepare(batch, pool, self.rotary)
         taken = _Taken(batch.routing)
@@ -137,20 +138,25 @@ class Decoder:
         the router's choices [layers, T, k] where they are wanted."""
         routing = batch.routing and self._shape.moe is not None
 
-        def body(ids: Tensor, plan: object, indexes: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        def body(
+            ids: Tensor, plan: object, indexes: Sequence[Tensor], asked: Tensor | None
+        ) -> tuple[Tensor, ...]:
             taken, own = _Taken(routing), step.over(indexes)
             x, delta = F.embedding(ids, self._net.embedding), None
             for index in range(self._shape.layers):
                 x, delta = self._layer(index, x, delta, plan, own, taken)
             normed, _ = self._add_norm(x, delta, self._net.norm)
-            logits = self._logits(normed)
+            logits = self._logits(normed if asked is None else normed[asked])
             if not taken.routed:
                 return (logits,)
             _, experts, weights = zip(*taken.routed, strict=True)
             return logits, torch.stack(experts), torch.stack(weights)
 
-        net = (self, step.net, routing)
-        return Recipe(net, self._shape.heads, self._windows, step.indexes, body)
+        net, pads = (self, step.net, routing), self._shape.moe is None
+        asked: Tensor | None = batch.logit_rows
+        if np.array_equal(batch.logit_rows.numpy(), np.arange(batch.tokens)):
+            asked = None
+        return Recipe(net, self._shape.heads, self._windows, step.indexes, asked, pads, body)
 
     def _replayed(self, results: tuple[Tensor, ...]) -> ForwardOutput:
         logits = results[0].clone() if results[0].dtype == torch.float32 else results[0].float()

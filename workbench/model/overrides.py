@@ -173,11 +173,10 @@ class Overrides:
 
 
 def why_not_captured(batch: ForwardBatch, step: StepOverrides) -> str | None:
-    """What keeps a backend from replaying the step; None where nothing does: one new token a row,
-    logits of each, nothing else asked."""
+    """What keeps a backend from replaying the step; None where nothing does: logits and nothing
+    else are asked."""
     reasons = {
-        "rows of several tokens": batch.tokens != batch.rows,
-        "logits of some tokens only": batch.logit_rows.tolist() != list(range(batch.tokens)),
+        "trees of drafts": batch.ancestors is not None and batch.tokens != batch.rows,
         "attached segments": bool(batch.attached),
         "early exits or steering": bool(step.exits or step.steering),
         "hidden states": bool(batch.hidden_layers),

@@ -93,29 +93,33 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """How a net carries out a step of one new token a row, for a backend that may capture it.
+    """How a net carries out a step of few new tokens, for a backend that may capture it.
 
-    `body(token_ids, plan, indexes)` launches the step from device tensors alone: [B] int64, what
-    `prepare` would have given, and `indexes` moved to the device. Its first result is [B, V].
-    Steps with equal `net` and equally many indexes differ in tensors' values alone.
+    `body(token_ids, plan, indexes, asked)` launches the step from device tensors alone: [T] int64,
+    what `prepare` would have given, `indexes` and `asked` moved to the device. Its first result is
+    [T, V], or that of the tokens `asked`. Steps with equal `net` and equally many tokens differ in
+    tensors' values alone. With `pads`, tokens that nobody asked for may be added behind: they cost
+    a net without experts nothing.
     """
 
     net: Hashable
     heads: int
     windows: tuple[int | None, ...]  # sliding windows that the layers have, each once
-    indexes: tuple[Tensor, ...]  # int64 [n] each, of the packed tokens
-    body: Callable[[Tensor, Any, Sequence[Tensor]], tuple[Tensor, ...]]
+    indexes: tuple[Tensor, ...]  # int64 [T] each, of the packed tokens
+    asked: Tensor | None  # int64 [R], packed tokens whose logits are wanted; None: all, in order
+    pads: bool
+    body: Callable[[Tensor, Any, Sequence[Tensor], Tensor | None], tuple[Tensor, ...]]
 
 
 @runtime_checkable
 class Replays(Protocol):
-    """An `Ops` that captures steps of one token a row, and replays them."""
+    """An `Ops` that captures steps of few new tokens, and replays them."""
 
     def replay(
         self, batch: ForwardBatch, pool: Pool, rotary: Rotary, recipe: Recipe
     ) -> tuple[Tensor, ...] | None:
         """The body's results, captured or not, valid until the next replay; None where the step
-        has to run on its own plan. Rows have one token each, nothing is attached."""
+        has to run on its own plan. Nothing is attached, no row is a tree of drafts."""
 
 
 class Ops(Protocol):

@@ -276,10 +276,11 @@ class RunContext:
     def budget(self, **limits: float) -> Iterator[None]:
         """Within the block no more than `limits` is spent; blocks nest. Raises BudgetSpent at the
         next verb once one is used up. Keys: sampled, computed, scorer, seconds, pages."""
-        spent = self.spent
-        frame = _Frame(
-            make_budget(limits), spent.sampled, spent.computed, spent.scorer, time.perf_counter()
-        )
+        spent, wanted = self.spent, make_budget(limits)
+        if wanted == Budget():
+            yield
+            return
+        frame = _Frame(wanted, spent.sampled, spent.computed, spent.scorer, time.perf_counter())
         self._frames.append(frame)
         try:
             yield

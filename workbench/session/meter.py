@@ -15,6 +15,7 @@ from workbench.events import (
 )
 from workbench.words import NodeId, RequestId, SeqId
 
+COUNTED = frozenset({StepEnded, NodeOpened, BranchOpened, ToolReturned})
 Listener = Callable[[Event], None]
 
 
@@ -42,6 +43,14 @@ class Meter:
 
     def emit(self, event: Event) -> None:
         self.pass_on(event)
+        if type(event) in COUNTED:
+            self._count(event)
+        if self.listeners:
+            self._tell(event)
+        if isinstance(event, RequestEnded):
+            self._forget(event.request)
+
+    def _count(self, event: Event) -> None:
         match event:
             case StepEnded():
                 self.resident, self.pages = event.resident, event.pages_held
@@ -57,10 +66,6 @@ class Meter:
             case ToolReturned():
                 if event.seq in self._request_of:
                     self.of(self._request_of[event.seq]).tool_s += event.seconds
-        if self.listeners:
-            self._tell(event)
-        if isinstance(event, RequestEnded):
-            self._forget(event.request)
 
     def _forget(self, request: RequestId) -> None:
         for node in [n for n, owner in self._node_of.items() if owner == request]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 TIMEOUT = 10.0  # seconds
@@ -93,8 +94,8 @@ async def invoke(
 
 
 async def _on_a_thread(work: Callable[[], Any]) -> Any:
-    """Like `asyncio.to_thread`, but on a daemon thread of its own, so that a tool that hangs keeps
-    neither the others nor the interpreter's exit waiting."""
+    """Like `asyncio.to_thread`, but on a daemon thread that nobody else has, so that a tool that
+    hangs keeps neither the others nor the interpreter's exit waiting."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 
@@ -113,8 +114,27 @@ async def _on_a_thread(work: Callable[[], Any]) -> Any:
         except RuntimeError:
             return  # the loop has gone; nobody waits any more
 
-    threading.Thread(target=run, name="tool", daemon=True).start()
+    _hand_over(run)
     return await future
+
+
+_Jobs = SimpleQueue[Callable[[], None]]
+_idle: list[_Jobs] = []  # of threads that wait for work: to begin one takes longer than most calls
+
+
+def _hand_over(work: Callable[[], None]) -> None:
+    try:
+        jobs = _idle.pop()
+    except IndexError:
+        jobs = SimpleQueue()
+        threading.Thread(target=_serve, args=(jobs,), name="tool", daemon=True).start()
+    jobs.put(work)
+
+
+def _serve(jobs: _Jobs) -> None:
+    while True:
+        jobs.get()()
+        _idle.append(jobs)
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
