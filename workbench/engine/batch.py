@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from workbench.engine.jobs import Advance
+from workbench.engine.jobs import Advance, Generate
 from workbench.engine.memory import Memory
-from workbench.engine.sequence import Branch
+from workbench.engine.sequence import ALL, Branch
 from workbench.forward import PLAIN, ForwardBatch, Segment
 from workbench.words import SeqId
 
@@ -42,6 +42,8 @@ class Packed:
 
 def pack(rows: Sequence[Row], memory: Memory, routing: bool) -> Packed:
     """Pages of every row must be in place (`Memory.write`)."""
+    if len(rows) > 1 and all(map(_decodes, rows)):
+        return _pack_decodes(rows, memory, routing)
     ids: list[int] = []
     positions: list[int] = []
     starts: list[int] = [0]
@@ -93,6 +95,43 @@ def pack(rows: Sequence[Row], memory: Memory, routing: bool) -> Packed:
         batch.vector_rows = torch.tensor(vector_rows, dtype=torch.int64)
     if attached:
         _attach(batch, rows, memory.page_size)
+    return Packed(list(rows), batch)
+
+
+def _decodes(row: Row) -> bool:
+    """One entry, the last, at the place of its number; only its logits are wanted."""
+    branch, job = row.branch, row.branch.job
+    return (
+        row.stop - row.start == 1
+        and row.stop == len(branch.resident)
+        and branch.positions is None
+        and branch.split == ALL
+        and not branch.vectors
+        and isinstance(job, Generate)
+        and not job.hidden_layers
+    )
+
+
+def _pack_decodes(rows: Sequence[Row], memory: Memory, routing: bool) -> Packed:
+    """`pack` of the usual step, column by column."""
+    branches, size, count = [row.branch for row in rows], memory.page_size, len(rows)
+    for place, row in enumerate(rows):
+        row.logits = (place, place + 1)
+    entries = np.array([row.start for row in rows], dtype=np.int64)
+    tables = _tables(rows, size)
+    pages = tables.numpy()[np.arange(count), entries // size]
+    batch = ForwardBatch(
+        token_ids=torch.tensor([branch.tokens[branch.resident[-1]] for branch in branches]),
+        positions=torch.from_numpy(entries),
+        slots=torch.from_numpy(pages * size + entries % size),
+        query_start=torch.arange(count + 1),
+        kv_lens=torch.from_numpy(entries + 1),
+        block_tables=tables,
+        logit_rows=torch.arange(count),
+        routing=routing,
+    )
+    if any(branch.override is not PLAIN for branch in branches):
+        batch.overrides = [branch.override for branch in branches]
     return Packed(list(rows), batch)
 
 

@@ -132,6 +132,9 @@ class Memory:
         size = self.page_size
         if branch.saved is not None:
             self.swap_in(branch)
+        if stop - branch.stored == 1 and branch.stored % size and branch.split == ALL:
+            self.own(branch, branch.stored // size)
+            return
         first = branch.place(branch.stored, size) // size
         for place in range(first, branch.pages_for(stop, size)):
             if place >= len(branch.pages):
@@ -142,6 +145,10 @@ class Memory:
     def commit(self, branch: Branch, stop: int) -> None:
         """Entries up to `stop` are stored now."""
         size, start = self.page_size, branch.stored
+        if stop - start == 1 and stop % size and branch.split == ALL and branch.island is None:
+            branch.stored = stop
+            self.pages.fill(branch.pages[start // size], stop % size)
+            return
         if branch.island is not None and stop == branch.island[0]:
             stop, branch.island = branch.island[1], None
         branch.stored = stop

@@ -106,8 +106,10 @@ class Branch:
     @property
     def seen(self) -> int:
         """Tokens that its next one attends to, those of others included."""
+        if not self.reading:
+            return len(self.resident)
         others = (r.branch.length - r.branch.entry(r.start) for r in self.reading)
-        return len(self.resident) + (sum(others) if self.reading else 0)
+        return len(self.resident) + sum(others)
 
     @property
     def purely_resident(self) -> bool:
@@ -140,9 +142,13 @@ class Branch:
             )
             if positions is not None:
                 self.pure = min(self.pure, len(self.resident))
+        self.logits = None
+        if len(ids) == 1:
+            self.tokens.append(ids[0])
+            self.resident.append(start)
+            return
         self.tokens.extend(ids)
         self.resident.extend(range(start, start + len(ids)))
-        self.logits = None
 
     def first_vector(self) -> int:
         """Entry of the first resident vector; ALL when there is none."""

@@ -7,7 +7,7 @@ import torch
 from workbench.engine.checks import check_room
 from workbench.engine.errors import BadArgument
 from workbench.engine.jobs import Generate
-from workbench.engine.protocols import HiddenFeedback, Inject, Soft, Stop, Token
+from workbench.engine.protocols import TOKEN, HiddenFeedback, Inject, Soft, Stop, Token
 from workbench.engine.sampler import Draw
 from workbench.events import TokenSampled, TokensFed
 from workbench.words import Finish, Origin
@@ -24,7 +24,7 @@ def settle_draw(engine: "Engine", job: Generate, draw: Draw) -> None:
     if branch.job is not job:  # a neighbour's monitor dropped it in this very step
         return
     index, text = len(branch.tokens), engine.ledger.know(draw.token)
-    vector = _vector(engine, job)
+    vector = None if job.feedback is TOKEN else _vector(engine, job)
     if job.want.logits and branch.logits is not None:
         job.logits.append(branch.logits.clone())
     for layer in job.want.hidden:

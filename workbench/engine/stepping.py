@@ -13,7 +13,7 @@ from workbench.engine.errors import PoolTooSmall, StepFailed
 from workbench.engine.jobs import Advance, Generate
 from workbench.engine.sampler import draw
 from workbench.engine.scheduler import Candidate, Plan, Room, Victim
-from workbench.engine.sequence import Branch
+from workbench.engine.sequence import ALL, Branch
 from workbench.engine.settling import settle_draw
 from workbench.events import Routed, StepEnded
 from workbench.forward import Abandoned, ForwardOutput
@@ -152,6 +152,10 @@ def _find(engine: "Engine", branch: Branch, claims: set[tuple[int, tuple[int, ..
 def _candidate(engine: "Engine", branch: Branch) -> Candidate:
     size, stored = engine.memory.page_size, branch.stored
     todo = branch.pending
+    if todo == 1 and stored % size and branch.split == ALL and branch.saved is None:
+        page = branch.pages[stored // size]  # begun: the usual decode
+        extra = 0 if engine.memory.writable(page) else 1
+        return Candidate(branch.seq, stored, 1, stored, len(branch.pages), extra)
     if stored < branch.split < branch.length:
         todo = branch.split - stored  # what lies behind the split is a run of its own
     if branch.island is not None:
