@@ -119,8 +119,9 @@ def draw(
 
 
 def _scan_blocks(rows: int, chunks: int, device: torch.device) -> int:
-    """Blocks of 8 warps a row, each warp taking equally many chunks, about 48 warps an SM."""
-    each = max(1, rows * chunks // (48 * multiprocessors(device)))
+    """Blocks of 8 warps a row, each warp taking equally many chunks, at most 32 warps an SM: all
+    are resident at once."""
+    each = -(-rows * chunks // (32 * multiprocessors(device)))
     return -(-chunks // (8 * each))
 
 

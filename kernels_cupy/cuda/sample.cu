@@ -20,7 +20,7 @@ __device__ __forceinline__ bool tempered(const Row& row) {
 }
 
 // grid: (blocks a row, rows). logits [R, V]; masks [R, ceil(V / 32)] or null; chunks [R, ceil(V / 512)]
-extern "C" __global__ void __launch_bounds__(SCAN_THREADS)
+extern "C" __global__ void __launch_bounds__(SCAN_THREADS, 4)
     sample_scan(const float* __restrict__ logits, const u32* __restrict__ masks, const Row* __restrict__ rows,
                 Chunk* __restrict__ chunks, int vocabulary) {
     const int r = blockIdx.y, lane = threadIdx.x % 32, warps = SCAN_THREADS / 32;
@@ -28,9 +28,15 @@ extern "C" __global__ void __launch_bounds__(SCAN_THREADS)
     const Logits z(logits, masks, r, vocabulary);
     const bool warmer = tempered(row);
     const float rate = warmer ? LOG2E / row.temperature : 0.f;
-    for (int c = blockIdx.x * warps + threadIdx.x / 32; c < z.chunks(); c += gridDim.x * warps) {
+    const int step = gridDim.x * warps;
+    int c = blockIdx.x * warps + threadIdx.x / 32;
+    float next[16];
+    if (c < z.chunks()) z.chunk(c, lane, next);
+    for (; c < z.chunks(); c += step) {
         float v[16], top = LOWEST, low = -LOWEST, sum = 0.f, moment = 0.f, warm = 0.f;
-        z.chunk(c, lane, v);
+#pragma unroll
+        for (int k = 0; k < 16; k++) v[k] = next[k];
+        if (c + step < z.chunks()) z.chunk(c + step, lane, next);  // under way while this one is added up
 #pragma unroll
         for (int k = 0; k < 16; k++) {
             top = fmaxf(top, v[k]);
@@ -58,26 +64,28 @@ extern "C" __global__ void __launch_bounds__(SCAN_THREADS)
 
 // the sums of the row's chunks, the same in all threads; s.tops holds their maxima
 __device__ __forceinline__ Facts add_up(const Chunk* chunks, int count, const Row& row, Shared& s, float& entropy) {
-    float top = LOWEST, low = -LOWEST, sum = 0.f, moment = 0.f, warm = 0.f;
+    float top = LOWEST, low = -LOWEST, sums[3] = {};
     for (int c = threadIdx.x; c < count; c += THREADS) {
         const float best = chunks[c].top;
         s.tops[c] = best;
         top = fmaxf(top, best), low = fminf(low, chunks[c].low);
     }
     if (int(threadIdx.x) < (4 - count % 4) % 4) s.tops[count + threadIdx.x] = LOWEST;
-    top = block_max(top, s.room), low = -block_max(-low, s.room);
+    float ends[2] = {top, -low};
+    block_maxima(ends, s.room);
+    top = ends[0], low = -ends[1];
     const float rate = tempered(row) ? LOG2E / row.temperature : 0.f;
     for (int c = threadIdx.x; c < count; c += THREADS) {
         const Chunk x = chunks[c];
         if (x.top == LOWEST) continue;
         const float gap = fmaxf(x.top - top, FAR), factor = exp2_fast(gap * LOG2E);
-        sum += factor * x.sum, moment += factor * (x.moment + x.sum * gap);
-        warm += exp2_fast(gap * rate) * x.warm;
+        sums[0] += factor * x.sum, sums[1] += factor * (x.moment + x.sum * gap);
+        sums[2] += exp2_fast(gap * rate) * x.warm;
     }
-    sum = block_sum(sum, s.room), moment = block_sum(moment, s.room), warm = block_sum(warm, s.room);
-    const float log_sum = logf(sum);
-    entropy = log_sum - moment / sum;
-    return Facts{top, tempered(row) ? warm : sum, log_sum, low};
+    block_sums(sums, s.room);
+    const float log_sum = logf(sums[0]);
+    entropy = log_sum - sums[1] / sums[0];
+    return Facts{top, tempered(row) ? sums[2] : sums[0], log_sum, low};
 }
 
 // a value that the best of `wanted` chunks reach, so that at least as many logits do: the largest that so many reach

@@ -8,6 +8,7 @@
 #define THREADS 1024
 #define CAP 2048
 #define BINS 1024
+#define RANKED 256  // as many are sorted by counting
 #define CHUNK 512       // logits that a warp looks at together
 #define MAX_CHUNKS 4096
 #define LOG2E 1.4426950408889634f
@@ -139,7 +140,7 @@ __device__ __forceinline__ double block_scan(double x, double* room) {  // inclu
 struct Shared {
     u64 list[CAP];
     double scan[32];
-    float room[32];
+    float room[96];
     union {
         double cumulated[CAP];
         float tops[MAX_CHUNKS];
@@ -207,8 +208,22 @@ __device__ __forceinline__ void list_chunk(Shared& s, const float (&v)[16], int 
         }
 }
 
-// s.list[0, n) ascending; the rest up to a power of two is filled
-__device__ __forceinline__ void sort_list(Shared& s, int n) {  // bitonic
+// s.list[0, n), no two of which are equal, ascending; what lies behind it is not kept
+__device__ __forceinline__ void sort_list(Shared& s, int n) {
+    if (n <= RANKED) {  // each finds its place; two barriers in place of one a step
+        const bool live = int(threadIdx.x) < n;
+        const u64 mine = live ? s.list[threadIdx.x] : 0;
+        int below = 0;
+        if (live) {
+#pragma unroll 4
+            for (int i = 0; i < n; i++) below += s.list[i] < mine;
+        }
+        __syncthreads();
+        if (live) s.list[below] = mine;
+        __syncthreads();
+        return;
+    }
+    // bitonic, filled up to a power of two
     int size = 2;
     while (size < n) size <<= 1;
     for (int i = threadIdx.x; i < size; i += THREADS)

@@ -15,20 +15,40 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// `room` holds 32 floats of shared memory; all threads of the block call
-__device__ __forceinline__ float block_sum(float x, float* room) {
+// COUNT values at once, for two barriers in all; `room` holds 32 floats of shared memory a value; all threads call
+template <int COUNT>
+__device__ __forceinline__ void block_sums(float (&x)[COUNT], float* room) {
     const int warps = (blockDim.x + 31) / 32, lane = threadIdx.x % 32;
-    x = warp_sum(x);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) x[i] = warp_sum(x[i]);
     __syncthreads();
-    if (lane == 0) room[threadIdx.x / 32] = x;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        if (lane == 0) room[32 * i + threadIdx.x / 32] = x[i];
     __syncthreads();
-    return warp_sum(lane < warps ? room[lane] : 0.f);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) x[i] = warp_sum(lane < warps ? room[32 * i + lane] : 0.f);
+}
+template <int COUNT>
+__device__ __forceinline__ void block_maxima(float (&x)[COUNT], float* room) {
+    const int warps = (blockDim.x + 31) / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) x[i] = warp_max(x[i]);
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        if (lane == 0) room[32 * i + threadIdx.x / 32] = x[i];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) x[i] = warp_max(lane < warps ? room[32 * i + lane] : -__int_as_float(0x7f800000));
+}
+__device__ __forceinline__ float block_sum(float x, float* room) {
+    float all[1] = {x};
+    block_sums(all, room);
+    return all[0];
 }
 __device__ __forceinline__ float block_max(float x, float* room) {
-    const int warps = (blockDim.x + 31) / 32, lane = threadIdx.x % 32;
-    x = warp_max(x);
-    __syncthreads();
-    if (lane == 0) room[threadIdx.x / 32] = x;
-    __syncthreads();
-    return warp_max(lane < warps ? room[lane] : -__int_as_float(0x7f800000));
+    float all[1] = {x};
+    block_maxima(all, room);
+    return all[0];
 }
