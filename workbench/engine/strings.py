@@ -57,14 +57,14 @@ class Strings:
         self._after: dict[int, NDArray[np.uint8]] = {}
 
     def mask(self, state: int) -> Mask:
-        if state not in self._masks:
-            self._run(state)
+        if not self._masks:
+            for one in range(_DEAD):  # all at once: none holds a step up later
+                self._run(one)
         return self._masks[state]
 
     def after(self, state: int, token: int) -> int | None:
         """State behind `token`; None where it cannot stand."""
-        if state not in self._after:
-            self._run(state)
+        self.mask(state)
         ends = self._after[state]
         if not 0 <= token < ends.size or ends[token] == _DEAD:
             return None
@@ -75,9 +75,10 @@ class Strings:
         text, length = self._bytes
         ends: NDArray[np.uint8] = np.full(size, state, dtype=np.uint8)
         table = _automaton()
+        live = np.flatnonzero(length)
         for column in range(text.shape[1]):
-            live = np.flatnonzero(length > column)
             ends[live] = table[ends[live], text[live, column]]
+            live = live[(length[live] > column + 1) & (ends[live] != _DEAD)]
         ends[length == 0] = _DEAD
         self._after[state] = ends
         bits = np.zeros(self._vocabulary.words * 32, dtype=bool)

@@ -183,7 +183,8 @@ class _Growth:
     def _note(self, progress: Progress) -> None:
         self.progress = progress
         done = progress.closed if self.tim.trigger == "owner_closed" else progress.listed
-        self.finished.extend(node for node in done if node.span is not None)
+        if done:
+            self.finished.extend(node for node in done if node.span is not None)
 
     def _over(self) -> bool:
         return self.tim.threshold is not None and len(self.finished) > self.tim.threshold

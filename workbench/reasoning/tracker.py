@@ -40,6 +40,9 @@ class Progress:
     done: bool = False  # the whole tree is written
 
 
+INSIDE = Progress()  # of a token inside a string; nobody changes it
+
+
 @dataclass(slots=True)
 class _Level:
     """An object or a list that is open. `node` owns it."""
@@ -122,10 +125,12 @@ class TreeTracker:
         """The token at stream index `index` has these bytes. Raises TreeTextError where they cannot
         stand; what was read before stays valid."""
         self._index = index
+        if self._take_whole(text):
+            self._progress = INSIDE
+            return INSIDE
         self._progress = Progress()
-        if not self._take_whole(text):
-            for byte in text:
-                self._byte(byte)
+        for byte in text:
+            self._byte(byte)
         level = self._levels[-1] if self._levels else None
         if level and level.kind == "tool" and level.key == "tool_result" and level.state == "value":
             self._progress.wants_result = level.node if self._value is None else None
