@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.cpu import adapters, build, isa
+from workbench.cpu import fields as f
 from workbench.cpu.crew import Crew
 from workbench.cpu.dots import ROWS
 from workbench.cpu.packing import dense
@@ -100,7 +101,7 @@ class NumbaForward:
     def project(self, hidden: Tensor, normed: bool) -> Tensor:
         with self._one_at_a_time:
             plan = self._planner.projection(hidden, normed)
-            self._tables.arm(plan.words, None)
+            self._arm(plan, None)
             self._crew.whole(plan.address, 0, 0)
         return plan.logits[:, : self.facts.vocabulary]
 
@@ -119,14 +120,18 @@ class NumbaForward:
             self._run(plan, pulse)
         return self._output(plan, batch)
 
+    def _arm(self, plan: StepPlan, flag: StopFlag | None) -> None:
+        self._tables.arm(plan.words, flag)
+        plan.words[f.THREADS] = self._crew.hands()
+
     def _run(self, plan: StepPlan, pulse: Callable[[], None] | None) -> None:
         if pulse is None or isinstance(pulse, StopFlag):
-            self._tables.arm(plan.words, pulse)
+            self._arm(plan, pulse)
             if not self._crew.whole(plan.address, 0, plan.run):
                 raise Abandoned
             return
         flag = StopFlag()
-        self._tables.arm(plan.words, flag)
+        self._arm(plan, flag)
         self._crew.layer_by_layer(plan.address, plan.run, pulse, flag.set)
 
     def _output(self, plan: StepPlan, batch: ForwardBatch) -> ForwardOutput:

@@ -84,6 +84,7 @@ class Planner:
         self._static = static
         self._zeros = np.zeros(ROWS * 4 * 2, np.uint8)
         self._barrier = np.zeros(32, np.int64)
+        self._small = 0  # ranks of the step's widest adapter
 
     def plan(
         self, batch: ForwardBatch, pool: DimPool, adapters: Mapping[str, NativeAdapter]
@@ -131,19 +132,22 @@ class Planner:
         pairs = tokens * s.moe.k if s.moe else 0
         expert = s.moe.ffn if s.moe else 0
         rows = max(tokens, int(words[f.WANTED_ROWS]))
-        words[f.NORMED] = space.room("normed", tokens * wide * 4)
         words[f.QKV_OUT] = space.room("qkv", tokens * qkv * 4)
         words[f.ATTENDED] = space.room("attended", tokens * s.heads * s.head_dim * 4)
         words[f.HIDDEN] = space.room("hidden", max(tokens * s.ffn, pairs * expert) * 4)
         values = max(rows * wide, pairs * max(s.width, expert))
-        words[f.PANEL] = space.room("panel", values // COLS * RECORD)
+        normed, panel, small = tokens * wide * 4, values // COLS * RECORD, tokens * self._small * 4
+        alone = tokens == 1 and s.moe is None
+        own = [size + -size % LINE for size in (normed, panel, small)]
+        start = space.room("panel", sum(own) * (self.threads if alone else 1))
+        words[f.NORMED], words[f.PANEL], words[f.SMALL] = start + np.cumsum([0, *own[:2]])
+        words[f.OWN_BYTES] = sum(own) if alone else 0
         scratch = max(2 * PANEL * ROWS, GROUP * s.head_dim, -(-s.experts // ROWS) * ROWS) * 4 + LINE
         scratch += -scratch % LINE
         words[f.SCRATCH] = space.room("scratch", scratch * self.threads)
         words[f.SCRATCH_BYTES] = scratch
         words[f.ZEROS] = self._zeros.ctypes.data
         words[f.BARRIER] = self._barrier.ctypes.data + -self._barrier.ctypes.data % LINE
-        words[f.THREADS] = self.threads
 
     def _experts(self, plan: StepPlan, batch: ForwardBatch) -> None:
         """Room for the routers' choices: kept for every layer where they are asked for."""
@@ -257,7 +261,7 @@ class Planner:
         words[f.ADAPTED] = int(rank > 0)
         words[f.ADAPTER_OF], words[f.ADAPTER_SCALE] = of.ctypes.data, scale.ctypes.data
         words[f.SMALL_BYTES] = rank * 4
-        words[f.SMALL] = self.space.room("small", tokens * rank * 4)
+        self._small = rank
         plan.held += [of, scale]
 
     def _events(self, plan: StepPlan, batch: ForwardBatch) -> dict[int, int]:

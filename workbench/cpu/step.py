@@ -4,7 +4,8 @@ Factories return functions that call kernels by name; which instruction set's th
 when the step is linked. Work is cut by thread number
 alone and no sum is ever cut, so the result does not depend on the number of threads. A token
 belongs to one thread for everything that concerns its row alone; a tile of sixteen outputs to one
-thread for all tokens.
+thread for all tokens. A lone token belongs to nobody: each thread makes its own copy of the panel,
+which takes less than to wait for another's.
 """
 
 from types import SimpleNamespace
@@ -45,7 +46,7 @@ def make(half: bool) -> Any:
     """
     k = SimpleNamespace(**{name: kernel.callable() for name, kernel in kernels(half).items()})
     k.meet = _meet(k)
-    k.prepare, k.tile = _prepare(k), _tile(k)
+    k.share, k.prepare, k.tile = _share(k), _prepare(k), _tile(k)
     k.linear = _linear(k)
     begin, attention, mlp, experts = _begin(k), _attention(k), _mlp(k), experts_phase(k)
     events, finish, meet = _events(k), _finish(k), k.meet
@@ -85,6 +86,18 @@ def _meet(k: SimpleNamespace) -> Any:
     return meet
 
 
+def _share(k: SimpleNamespace) -> Any:
+    meet = k.meet
+
+    @compiled
+    def share(plan):  # type: ignore[no-untyped-def]
+        """Wait for the panels that others made, unless each thread has made its own."""
+        if word(plan, f.OWN_BYTES) == 0:
+            meet(plan)
+
+    return share
+
+
 def _begin(k: SimpleNamespace) -> Any:
     copy, embed = k.copy, k.embed
 
@@ -115,21 +128,24 @@ def _prepare(k: SimpleNamespace) -> Any:
         """Rows of `source` [T, n], normed where `norm` names a weight, into the panels; and
         through the adapters' A where tokens have one."""
         tokens, threads = word(plan, f.TOKENS), word(plan, f.THREADS)
-        reals = word(plan, f.REALS)
-        for t in range(tokens * thread // threads, tokens * (thread + 1) // threads):
+        reals, own = word(plan, f.REALS), thread * word(plan, f.OWN_BYTES)
+        low, high = tokens * thread // threads, tokens * (thread + 1) // threads
+        if word(plan, f.OWN_BYTES) != 0:
+            low, high = 0, tokens
+        for t in range(low, high):
             row = source + t * n * 4
             if norm != 0:
-                normed = word(plan, f.NORMED) + t * n * 4
+                normed = word(plan, f.NORMED) + own + t * n * 4
                 rms_norm(row, norm, normed, n, real(reals, f.INVERSE_WIDTH), real(reals, f.EPS))
                 row = normed
             group = t // PANEL * PANEL
-            panel = word(plan, f.PANEL) + group * RECORD * (n // COLS)
+            panel = word(plan, f.PANEL) + own + group * RECORD * (n // COLS)
             quantise(row, n // COLS, panel, t - group, min(PANEL, tokens - group),
                      word(plan, f.HALF_SUMS))  # fmt: skip
             adapter = word(word(plan, f.ADAPTER_OF), t)
             if adapter != 0:
                 pair = adapter + (layer * 4 + projection) * f.ADAPTER_WORDS * 8
-                small = word(plan, f.SMALL) + t * word(plan, f.SMALL_BYTES)
+                small = word(plan, f.SMALL) + own + t * word(plan, f.SMALL_BYTES)
                 shrink(row, n, word(pair, f.ADAPTER_A), word(pair, f.ADAPTER_RANK), small)
 
     return prepare
@@ -139,13 +155,14 @@ def _tile(k: SimpleNamespace) -> Any:
     multiply, expand = k.multiply, k.expand
 
     @compiled
-    def tile(plan, layer, matrix, projection, number, first, count, out, stride, add):  # type: ignore[no-untyped-def]
+    def tile(plan, layer, thread, matrix, projection, number, first, count, out, stride, add):  # type: ignore[no-untyped-def]
         """Tile `number` for the `count` tokens of the panel that starts at token `first`."""
         while number >= word(matrix, f.STOP):
             matrix = word(matrix, f.NEXT)
         blocks = word(matrix, f.BLOCKS)
         weights = word(matrix, f.DATA) + number * word(matrix, f.TILE_BYTES)
-        panel = word(plan, f.PANEL) + first * RECORD * blocks
+        own = thread * word(plan, f.OWN_BYTES)
+        panel = word(plan, f.PANEL) + own + first * RECORD * blocks
         bias = word(matrix, f.BIAS)
         if bias != 0:
             bias += number * ROWS * 4
@@ -161,7 +178,7 @@ def _tile(k: SimpleNamespace) -> Any:
                 pair = adapter + (layer * 4 + projection) * f.ADAPTER_WORDS * 8
                 if word(pair, f.ADAPTER_RANK) != 0:
                     part = word(pair, f.ADAPTER_TILES) + number * f.TILE_WORDS * 8
-                    small = word(plan, f.SMALL) + (first + m) * word(plan, f.SMALL_BYTES)
+                    small = word(plan, f.SMALL) + own + (first + m) * word(plan, f.SMALL_BYTES)
                     by = real(word(plan, f.ADAPTER_SCALE), first + m)
                     expand(small, word(part, f.TILE_DATA), word(part, f.TILE_FIRST),
                            word(part, f.TILE_STOP), by, out + m * stride)  # fmt: skip
@@ -180,14 +197,17 @@ def _linear(k: SimpleNamespace) -> Any:
             for first in range(0, tokens, PANEL):
                 place = out + first * stride + number * ROWS * 4
                 count = min(PANEL, tokens - first)
-                tile(plan, layer, matrix, projection, number, first, count, place, stride, add)
+                tile(
+                    plan, layer, thread, matrix, projection, number, first, count, place, stride,
+                    add,
+                )  # fmt: skip
 
     return linear
 
 
 def _attention(k: SimpleNamespace) -> Any:
-    prepare, linear, store, attend_all, meet = (
-        k.prepare, k.linear, store_phase(k), attend_phase(k), k.meet,
+    prepare, linear, store, attend_all, meet, share = (
+        k.prepare, k.linear, store_phase(k), attend_phase(k), k.meet, k.share,
     )  # fmt: skip
 
     @compiled
@@ -195,7 +215,7 @@ def _attention(k: SimpleNamespace) -> Any:
         tokens, width, x = word(plan, f.TOKENS), word(plan, f.WIDTH), word(plan, f.X)
         heads, dim = word(plan, f.HEADS), word(plan, f.DIM)
         prepare(plan, layer, thread, x, width, word(at, f.ATTENTION_NORM), 0)
-        meet(plan)
+        share(plan)
         stride = (heads + 2 * word(plan, f.KV_HEADS)) * dim * 4
         linear(plan, layer, thread, word(at, f.QKV), 0, tokens, word(plan, f.QKV_OUT), stride, 0)
         meet(plan)
@@ -204,7 +224,7 @@ def _attention(k: SimpleNamespace) -> Any:
         attend_all(plan, at, layer, thread)
         meet(plan)
         prepare(plan, layer, thread, word(plan, f.ATTENDED), heads * dim, 0, 1)
-        meet(plan)
+        share(plan)
         linear(plan, layer, thread, word(at, f.OUT), 1, tokens, x, width * 4, 1)
         meet(plan)
 
@@ -213,27 +233,27 @@ def _attention(k: SimpleNamespace) -> Any:
 
 def _mlp(k: SimpleNamespace) -> Any:
     prepare, linear, tile = k.prepare, k.linear, k.tile
-    silu_mul, meet = k.silu_mul, k.meet
+    silu_mul, meet, share = k.silu_mul, k.meet, k.share
 
     @compiled
     def mlp(plan, at, layer, thread):  # type: ignore[no-untyped-def]
         tokens, width, x = word(plan, f.TOKENS), word(plan, f.WIDTH), word(plan, f.X)
         threads, ffn = word(plan, f.THREADS), word(plan, f.FFN)
-        prepare(plan, layer, thread, x, width, word(at, f.MLP_NORM), 2)
-        meet(plan)
         matrix, half = word(at, f.GATE_UP), ffn // ROWS
+        prepare(plan, layer, thread, x, width, word(at, f.MLP_NORM), 2)
+        share(plan)
         gates = word(plan, f.SCRATCH) + thread * word(plan, f.SCRATCH_BYTES)
         ups = gates + PANEL * ROWS * 4
         for number in range(half * thread // threads, half * (thread + 1) // threads):
             for first in range(0, tokens, PANEL):
                 count = min(PANEL, tokens - first)
-                tile(plan, layer, matrix, 2, number, first, count, gates, ROWS * 4, 0)
-                tile(plan, layer, matrix, 2, half + number, first, count, ups, ROWS * 4, 0)
+                tile(plan, layer, thread, matrix, 2, number, first, count, gates, ROWS * 4, 0)
+                tile(plan, layer, thread, matrix, 2, half + number, first, count, ups, ROWS * 4, 0)
                 out = word(plan, f.HIDDEN) + (first * ffn + number * ROWS) * 4
                 silu_mul(gates, ups, out, ffn * 4, count)
         meet(plan)
         prepare(plan, layer, thread, word(plan, f.HIDDEN), ffn, 0, 3)
-        meet(plan)
+        share(plan)
         linear(plan, layer, thread, word(at, f.DOWN), 3, tokens, x, width * 4, 1)
         meet(plan)
 
@@ -263,8 +283,8 @@ def _events(k: SimpleNamespace) -> Any:
 
 
 def _finish(k: SimpleNamespace) -> Any:
-    rms_norm, quantise, copy, meet, linear = (
-        k.rms_norm, k.quantise, k.copy, k.meet, k.linear,
+    rms_norm, quantise, copy, share, linear = (
+        k.rms_norm, k.quantise, k.copy, k.share, k.linear,
     )  # fmt: skip
 
     @compiled
@@ -276,8 +296,14 @@ def _finish(k: SimpleNamespace) -> Any:
             word(plan, f.WIDTH),
         )
         asked, reals, blocks = word(plan, f.LOGIT_ROWS), word(plan, f.REALS), width // COLS
-        for r in range(wanted * thread // threads, wanted * (thread + 1) // threads):
+        head, own = word(plan, f.HEAD), thread * word(plan, f.OWN_BYTES)
+        low, high = wanted * thread // threads, wanted * (thread + 1) // threads
+        if word(plan, f.OWN_BYTES) != 0:
+            low, high = 0, wanted
+        for r in range(low, high):
             normed = word(plan, f.WANTED_NORMED) + r * width * 4
+            if own != 0:  # thread 0 hands them out
+                normed = word(plan, f.NORMED) + own
             row = word(word(plan, f.WANTED), r)
             if word(plan, f.FINAL_NORM) != 0:
                 rms_norm(row, word(plan, f.FINAL_NORM), normed, width,
@@ -286,11 +312,11 @@ def _finish(k: SimpleNamespace) -> Any:
                 copy(row, normed, width)
             if r < asked:
                 group = r // PANEL * PANEL
-                panel = word(plan, f.PANEL) + group * RECORD * blocks
+                panel = word(plan, f.PANEL) + own + group * RECORD * blocks
                 quantise(normed, blocks, panel, r - group, min(PANEL, asked - group),
                          word(plan, f.HALF_SUMS))  # fmt: skip
-        meet(plan)
-        linear(plan, 0, thread, word(plan, f.HEAD), PLAIN, asked, word(plan, f.LOGITS),
+        share(plan)
+        linear(plan, 0, thread, head, PLAIN, asked, word(plan, f.LOGITS),
                word(plan, f.LOGIT_STRIDE), 0)  # fmt: skip
 
     return finish

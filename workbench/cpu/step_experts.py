@@ -160,8 +160,8 @@ def _inner(k: SimpleNamespace) -> Any:
             for first in range(word(starts, e), stop, PANEL):
                 count = min(PANEL, stop - first)
                 place = e * each + number
-                tile(plan, 0, matrix, PLAIN, place, first, count, gates, ROWS * 4, 0)
-                tile(plan, 0, matrix, PLAIN, behind + place, first, count, ups, ROWS * 4, 0)
+                tile(plan, 0, thread, matrix, PLAIN, place, first, count, gates, ROWS * 4, 0)
+                tile(plan, 0, thread, matrix, PLAIN, behind + place, first, count, ups, ROWS * 4, 0)
                 out = word(plan, f.HIDDEN) + (first * ffn + number * ROWS) * 4
                 silu_mul(gates, ups, out, ffn * 4, count)
 
@@ -185,7 +185,7 @@ def _outer(k: SimpleNamespace) -> Any:
                 for first in range(word(starts, e), stop, PANEL):
                     count = min(PANEL, stop - first)
                     place = e * each + column
-                    tile(plan, 0, matrix, PLAIN, place, first, count, out, ROWS * 4, 0)
+                    tile(plan, 0, thread, matrix, PLAIN, place, first, count, out, ROWS * 4, 0)
                     for m in range(count):
                         row = word(word(plan, f.OWNERS), first + m) * width + column * ROWS
                         share = real(word(plan, f.PORTIONS), first + m)

@@ -214,6 +214,25 @@ def test_adapters_act_on_their_own_rows(llama: NumbaForward) -> None:
     assert (together[0] - together[1]).abs().max() > 1
 
 
+def test_a_lone_token_on_threads_of_their_own_panels(llama: NumbaForward) -> None:
+    """Adapter, steering and hidden states of one token: the same bits on any number of threads."""
+    pairs, ids = adapter(llama, 16, 3), nets.tokens(20)
+    llama.add_adapter("lone", pairs)
+    push = torch.randn(llama.facts.width, generator=torch.manual_seed(4))
+    override = Override("lone", steering=(Steering(1, push),))
+    found = []
+    for threads in (1, 2, 3):
+        crew = NumbaForward(llama.net, threads=threads)
+        crew.add_adapter("lone", pairs)
+        paged = Paged(crew, 16)
+        row = paged.row(ids, override)
+        paged.step([(row, 19)])
+        out = paged.step([(row, 1)], hidden_rows=torch.tensor([0]), hidden_layers=(0, -1))
+        found.append(torch.cat([out.logits[0], out.hidden[0][0], out.hidden[-1][0]]))
+        crew.close()
+    assert torch.equal(found[1], found[0]) and torch.equal(found[2], found[0])
+
+
 def test_steering_exits_and_hidden_states(llama: NumbaForward) -> None:
     oracle, ids = Oracle(llama.net), nets.tokens(20)
     torch.manual_seed(3)
