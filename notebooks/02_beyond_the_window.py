@@ -127,19 +127,19 @@ report.arms()
 # %% [markdown]
 # **In figures?** Right answers, problems, and tokens in memory at most (mean).
 
-# %%
+# %% tags=["nbval-ignore-output"]
 print(report.table())
 
 # %% [markdown]
 # **When the tree is wrong, where did it go wrong?** In what kind of text it first left the right one.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 print(report.errors())
 
 # %% [markdown]
 # **Does forgetting cost right answers?** The same problems, pruned and not, inside the window.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 print(report.paired())
 
 # %% [markdown]

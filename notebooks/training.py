@@ -44,6 +44,13 @@ report.curves()
 report.families()
 
 # %% [markdown]
+# **What does each choice buy?** Short runs, one thing changed each, led along held-out problems as a pruned memory shows them:
+# how many an adapter would write word for word. Half the steps, another seed, all weights, and texts that nothing was taken from.
+
+# %% tags=["nbval-ignore-output"]
+print(report.ablations())
+
+# %% [markdown]
 # **Which problems are never trained on?** Levels do not overlap; at the levels of training, a tenth of all problems is kept back.
 
 # %%

@@ -1,4 +1,8 @@
-"""How adapters were trained, drawn with HoloViews from what `workbench train --json` printed."""
+"""How adapters were trained, drawn with HoloViews from what `workbench train --json` printed.
+
+`ablations.jsonl` beside the runs has a row a short run: what was changed, and how many held-out
+problems its adapter would write word for word, by kind, at trained and at longer levels.
+"""
 
 import json
 from collections.abc import Mapping
@@ -7,16 +11,21 @@ from typing import Any
 
 import holoviews as hv
 
-from widgets.report import INK_3, OWNERS, Picture
+from widgets.report import INK_3, OWNERS, Missing, Picture, read_rows
+
+ABLATIONS = "ablations.jsonl"
 
 
 class TrainingReport:
-    """Pictures of every `*.jsonl` in a folder: rows of steps, and last where they are from."""
+    """Pictures of every `*.jsonl` in a folder: rows of steps, and last where they are from; and of
+    the ablations' rows."""
 
     def __init__(self, folder: str | Path) -> None:
         self.runs: dict[str, list[Mapping[str, Any]]] = {}
         self.ends: dict[str, Mapping[str, Any]] = {}
-        for path in sorted(Path(folder).glob("*.jsonl")):
+        beside = Path(folder) / ABLATIONS
+        self.short = list(read_rows(beside)) if beside.exists() else []
+        for path in sorted(set(Path(folder).glob("*.jsonl")) - {beside}):
             *steps, end = [json.loads(line) for line in path.read_text().splitlines()]
             self.runs[end["recipe"]], self.ends[end["recipe"]] = steps, end
         if not self.runs:
@@ -81,3 +90,19 @@ class TrainingReport:
                 legend_position="bottom_right",
             )
         )
+
+    def ablations(self) -> str | Missing:
+        """One thing changed each: held-out problems that the adapter would write word for word, at
+        a trained and at a longer level."""
+        if not self.short:
+            return Missing("ablations", "workbench train tim-full-traces --steps 700 --json")
+        kinds = list(self.short[0]["exact"])
+        head = "".join(f"{kind:>24}" for kind in kinds)
+        lines = [f"{'trained, longer':18}{'steps':>6}{'loss':>8}{head}"]
+        for row in self.short:
+            line = f"{row['recipe']:18}{row['steps']:>6,}{row['validation']:>8.4f}"
+            for levels in row["exact"].values():
+                said = ", ".join(f"{exact} of {n}" for exact, n in levels)
+                line += f"{said:>24}"
+            lines.append(line)
+        return "\n".join(lines)

@@ -34,6 +34,23 @@ def test_two_runs_in_one_picture(tmp_path: Path) -> None:
     assert "calls" in report.families()._repr_svg_()
 
 
+def test_ablations_stand_beside_the_runs(tmp_path: Path) -> None:
+    run(tmp_path, "tim", [0.4, 0.03])
+    assert "not measured yet" in repr(TrainingReport(tmp_path).ablations())
+    row = {
+        "recipe": "tim-half",
+        "steps": 350,
+        "validation": 0.02,
+        "exact": {"tool": [[3, 4], [1, 4]]},
+    }
+    (tmp_path / "ablations.jsonl").write_text(json.dumps(row) + "\n")
+    report = TrainingReport(tmp_path)
+    assert list(report.runs) == ["tim"]
+    table = str(report.ablations()).splitlines()
+    assert table[0].split()[-1] == "tool"
+    assert table[1].split() == ["tim-half", "350", "0.0200", "3", "of", "4,", "1", "of", "4"]
+
+
 def test_an_empty_folder_says_what_makes_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="workbench train"):
         TrainingReport(tmp_path)
