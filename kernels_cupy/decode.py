@@ -99,7 +99,7 @@ def filled(tokens: int) -> int:
     """The next size that steps are filled up to: few different ones, none much larger."""
     if tokens <= 8:
         return round_up(tokens)
-    step = max(8, round_up(tokens) // 8)
+    step = max(8, round_up(tokens) // 4)
     return -(-tokens // step) * step
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from kernels_cupy.staging import Staging, places, room
 
 LIMIT = 96  # graphs kept; one of 36 layers takes about 1 MB
-SEEN = 2  # eager runs of a shape before it is captured
+SEEN = 1  # eager runs of a shape before it is captured
 Outputs = tuple[Tensor, ...]
 
 

@@ -49,7 +49,7 @@ class Steering:
     vector: Tensor  # [M]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Override:
     """What makes one branch's net differ from the model as loaded.
 

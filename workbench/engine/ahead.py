@@ -9,14 +9,14 @@ nothing was stored. For backends that draw where they compute (`Forward.ahead`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.engine.batch import Packed
+from workbench.engine.batch import Packed, Row
 from workbench.engine.jobs import Generate
 from workbench.engine.protocols import TokenFeedback
 from workbench.engine.sampler import Draws
@@ -40,12 +40,36 @@ class Guess:
     """A pass under way: row `i` runs the token that job `drawn[i]` of the step's draw gets."""
 
     places: dict[SeqId, int]  # branch -> row
+    lengths: list[int]  # entries stored before, of each row
+    positions: list[int]
     overrides: list[Override]
     drawn: list[int]
     batch: ForwardBatch
     output: ForwardOutput
+    pages: list[list[int]]  # of each row, a new one included
     fresh: dict[int, int]  # new pages -> how often each had been taken
-    landed: bool = False  # the batch's token ids are known
+    tokens: list[int] = field(default_factory=list)  # what the rows run, once it is known
+
+    def find(self, row: Row) -> int:
+        """The guess's row that runs what `row` does; -1 where none is known to."""
+        branch, job = row.branch, row.branch.job
+        mine = self.places.get(branch.seq, -1)
+        return (
+            mine
+            if (
+                mine >= 0
+                and row.start == self.lengths[mine]
+                and row.stop == len(branch.resident) == row.start + 1
+                and branch.tokens[branch.resident[-1]] == self.tokens[mine]
+                and branch.pages == self.pages[mine]
+                and branch.override is self.overrides[mine]
+                and isinstance(job, Generate)
+                and (branch.positions is None or branch.positions[-1] == self.positions[mine])
+                and not (job.hidden_layers or branch.vectors or branch.reading)
+                and branch.split == ALL
+            )
+            else -1
+        )
 
 
 class Ahead:
@@ -102,7 +126,7 @@ class Ahead:
         packed = self._pack(branches)
         if packed is None:
             return
-        batch, fresh = packed
+        batch, fresh, pages = packed
         whole = drawn == list(range(len(jobs)))
         tokens = sampled.on_device
         batch.drawn = tokens if whole else tokens[_index(drawn, tokens)]
@@ -116,42 +140,45 @@ class Ahead:
         turns = engine.memory.pages.turns
         taken = {page: turns[page] for page in fresh.values()}
         engine.memory.promised = fresh
-        self._guess = Guess(places, overrides, drawn, batch, output, taken)
+        lengths, positions = batch.kv_lens - 1, batch.positions
+        self._guess = Guess(
+            places, lengths.tolist(), positions.tolist(), overrides, drawn, batch, output, pages,
+            taken,
+        )  # fmt: skip
 
     def landed(self, draws: Draws) -> None:
         """The tokens that the guess runs."""
         if self._guess is not None:
-            ids = [draws.rows[i].token for i in self._guess.drawn]
-            self._guess.batch.token_ids = torch.tensor(ids, dtype=torch.int64)
-            self._guess.landed = True
+            self._guess.tokens = [draws.rows[i].token for i in self._guess.drawn]
 
     def drop(self) -> None:
         """Whatever was guessed is not wanted any more."""
         self._guess = None
         self._engine.memory.promised = {}
 
-    def take(self, packed: Packed) -> ForwardOutput | None:
-        """The results of `packed`, when it has been guessed. A guess serves one step."""
+    def take(self, rows: Sequence[Row]) -> tuple[Packed, ForwardOutput] | None:
+        """The results of `rows`, when they have been guessed. A guess serves one step."""
         guess = self._guess
         self.drop()
         if guess is None:
             return None
-        rows = _match(guess, packed) if guess.landed else None
+        found = [guess.find(row) for row in rows] if guess.tokens else [-1]
         turns = self._engine.memory.pages.turns
-        if rows is not None and any(turns[p] > was + 1 for p, was in guess.fresh.items()):
-            rows = None  # somebody else had a page in between
-        if rows is None:
+        used = any(turns[p] > was + 1 for p, was in guess.fresh.items())  # by somebody in between
+        if used or min(found) < 0:
             self.misses += 1
             self._wrong += 1
             self._rest = min(RESTS, 2**self._wrong - 1)
             return None
         self.hits += 1
         self._wrong = 0
-        output = guess.output
-        if len(rows) == guess.batch.rows:
-            return output
-        logits = output.logits[_index(rows, output.logits)]
-        return ForwardOutput(logits, {}, _Some(output.routing, rows))
+        for place, row in enumerate(rows):
+            row.logits = (place, place + 1)
+        packed, output = Packed(list(rows), guess.batch), guess.output
+        if found == list(range(guess.batch.rows)):
+            return packed, output
+        logits = output.logits[_index(found, output.logits)]
+        return packed, ForwardOutput(logits, {}, _Some(output.routing, found))
 
     def _goes_on(self, job: Generate) -> bool:
         """Nothing known now ends the decode with the token being drawn."""
@@ -160,38 +187,43 @@ class Ahead:
             branch.seen + 1 < self._engine.limit
         )
 
-    def _pack(self, branches: Sequence[Branch]) -> tuple[ForwardBatch, dict[SeqId, int]] | None:
-        """The pass, but for its token ids, and the new pages of branches that need one. None when
-        it is not certain where an entry will lie."""
+    def _pack(
+        self, branches: Sequence[Branch]
+    ) -> tuple[ForwardBatch, dict[SeqId, int], list[list[int]]] | None:
+        """The pass, but for its token ids; the new pages of branches that need one; and all pages
+        of each. None when it is not certain where an entry will lie."""
         memory, size, count = self._engine.memory, self._engine.memory.page_size, len(branches)
-        places = [branch.length // size for branch in branches]
-        new = sum(p == len(b.pages) for p, b in zip(places, branches, strict=True))
+        lengths = [len(branch.resident) for branch in branches]
+        new = sum(n == size * len(b.pages) for n, b in zip(lengths, branches, strict=True))
         if not memory.make_room(new):  # idle pages go a step early: a guess must not write to them
             return None
         fresh, promised = memory.pages.peek(new), {}
-        tables = np.zeros((count, max(places) + 1), np.int64)
-        for table, branch, place in zip(tables, branches, places, strict=True):
-            held = len(branch.pages)
-            table[:held] = branch.table[:held]
-            if place == held:
-                table[place] = promised[branch.seq] = fresh.pop(0)
-            elif not memory.writable(branch.pages[place]) or memory.pages.kept[branch.pages[place]]:
+        pages: list[list[int]] = []
+        tables = np.zeros((count, max(lengths) // size + 1), np.int64)
+        for table, branch, length in zip(tables, branches, lengths, strict=True):
+            own = branch.pages.copy()
+            table[: len(own)] = branch.table[: len(own)]
+            if length == size * len(own):
+                table[len(own)] = promised[branch.seq] = page = fresh.pop(0)
+                own.append(page)
+            elif not memory.writable(own[-1]) or memory.pages.kept[own[-1]]:
                 return None
-        lengths = np.array([branch.length for branch in branches], np.int64)
-        slots = tables[np.arange(count), places] * size + lengths % size
+            pages.append(own)
+        stored = np.array(lengths, np.int64)
+        slots = tables[np.arange(count), stored // size] * size + stored % size
         batch = ForwardBatch(
             token_ids=torch.zeros(count, dtype=torch.int64),
             positions=torch.tensor([branch.next_position for branch in branches]),
             slots=torch.from_numpy(slots),
             query_start=torch.arange(count + 1),
-            kv_lens=torch.from_numpy(lengths + 1),
+            kv_lens=torch.from_numpy(stored + 1),
             block_tables=torch.from_numpy(tables),
             logit_rows=torch.arange(count),
             routing=self._engine.record_routing,
         )
         if any(branch.override is not PLAIN for branch in branches):
             batch.overrides = [branch.override for branch in branches]
-        return batch, promised
+        return batch, promised, pages
 
 
 class _Some(Sequence[Routing]):
@@ -227,28 +259,3 @@ def _usual(job: Generate) -> bool:
         and branch.saved is None
         and branch.island is None
     )
-
-
-def _match(guess: Guess, packed: Packed) -> list[int] | None:
-    """The guess's row of each row of `packed`; None when one of them differs."""
-    ours, batch = guess.batch, packed.batch
-    if batch.tokens != batch.rows or len(batch.logit_rows) != batch.rows:
-        return None
-    if batch.attached or batch.vectors is not None or batch.hidden_layers:
-        return None
-    rows = [guess.places.get(row.branch.seq, -1) for row in packed.rows]
-    if min(rows) < 0 or batch.routing != ours.routing:
-        return None
-    for row, mine in zip(packed.rows, rows, strict=True):
-        if row.branch.override is not guess.overrides[mine]:
-            return None
-    pairs = (
-        (batch.token_ids, ours.token_ids), (batch.positions, ours.positions),
-        (batch.slots, ours.slots), (batch.kv_lens, ours.kv_lens),
-    )  # fmt: skip
-    if not all(np.array_equal(theirs.numpy(), mine.numpy()[rows]) for theirs, mine in pairs):
-        return None
-    tables, guessed = batch.block_tables.numpy(), ours.block_tables.numpy()[rows]
-    width = min(tables.shape[1], guessed.shape[1])
-    same = np.array_equal(tables[:, :width], guessed[:, :width])
-    return rows if same and not tables[:, width:].any() else None

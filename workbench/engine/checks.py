@@ -70,6 +70,8 @@ def require(
     one. Plain rows are not asked about."""
     if override is PLAIN and not (layers or vectors or attached):
         return
+    if override in engine.served and not (layers or vectors or attached):
+        return
     depth = engine.forward.facts.layers
     for layer in layers:
         if not -1 <= layer < (override.exit_layer or depth):
@@ -92,6 +94,8 @@ def require(
     why = engine.forward.unserved(batch)
     if why:
         raise Unserved(why)
+    if not (layers or vectors or attached):
+        engine.served.add(override)
 
 
 def _check_steering(engine: "Engine", steering: Steering) -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Literal
+from weakref import WeakSet
 
 from torch import Tensor
 
@@ -109,6 +110,7 @@ class Engine:
         self.requests: dict[RequestId, Request] = {}
         self.active: dict[SeqId, Branch] = {}  # branches with a job
         self.scores: dict[Any, float] = {}
+        self.served: WeakSet[Override] = WeakSet()  # that the backend was found to carry out
         self._nets: list[Override] = [PLAIN]
         self._next_seq = 0
         self._closing = False

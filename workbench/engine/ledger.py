@@ -80,6 +80,9 @@ class Ledger:
             own[branch.request] = own.get(branch.request, 0) + branch.stored
         for name, tokens in own.items():
             request = requests[name]
-            request.peak_pages = max(request.peak_pages, held)
-            request.peak_tokens = max(request.peak_tokens, resident)
-            request.peak_own = max(request.peak_own, tokens)
+            if held > request.peak_pages:
+                request.peak_pages = held
+            if resident > request.peak_tokens:
+                request.peak_tokens = resident
+            if tokens > request.peak_own:
+                request.peak_own = tokens

@@ -96,6 +96,9 @@ class Plan:
 def plan(candidates: Sequence[Candidate], victims: Sequence[Victim], room: Room) -> Plan:
     """The next step's rows. `candidates` and `victims` come oldest first; reads only."""
     free, chunk, size = room.pages, room.chunk, room.page_size
+    usual = len(candidates) <= room.rows and all(c.sampled for c in candidates)
+    if usual and sum([c.need(1, size) for c in candidates]) <= free:
+        return Plan(tuple([Run(c.seq, c.start, c.start + 1) for c in candidates]))
     decode: list[Run] = []
     prefill: list[Run] = []
     waiting: list[int] = []

@@ -220,13 +220,15 @@ def launch(engine: "Engine", choice: Choice) -> Flight | None:
         memory.write(branch, run.stop)
         engine.ledger.restored(branch)
         rows.append(Row(branch, run.start, run.stop))
-    packed = pack(rows, memory, engine.record_routing)
     began = engine.clock()
     try:
         with torch.no_grad():
-            output = engine.ahead.take(packed)
-            if output is None:
+            guessed = engine.ahead.take(rows)
+            if guessed is None:
+                packed = pack(rows, memory, engine.record_routing)
                 output = engine.forward(packed.batch, memory.pool, engine.pulse)
+            else:
+                packed, output = guessed
     except Abandoned:
         engine.control.abandoned = True
         return None
