@@ -55,13 +55,20 @@ def newest(page: Any) -> int:
     return int(page.get_attribute(".wb-over", "aria-valuemax"))
 
 
+def stepped(page: Any, stood: int) -> None:
+    """Wait until a run that stood has gone on and stands again. Before its first step has been
+    told, the picture still says "Paused" of the pause before."""
+    page.wait_for_function(f"() => +document.querySelector('.wb-over').ariaValueMax > {stood}")
+    settle(page)
+
+
 def settle(page: Any) -> None:
-    """Wait until a stepping run stands: the last of its news may come behind the closing one."""
+    """Wait until a stepping run stands: the last of its news may come behind the pause."""
+    says(page, ".wb-state", "Paused")
     before = -1
     while before != newest(page):
         before = newest(page)
         page.wait_for_timeout(300)
-    says(page, ".wb-state", "Paused")
 
 
 def ink(page: Any, lane: str) -> str:
@@ -76,20 +83,18 @@ def test_pause_prune_fork_and_resume_by_clicks(live: Any) -> None:
         timeout=30_000,
     )
     page.click("[data-act=play]")
-    says(page, ".wb-state", "Paused")
+    settle(page)
     stands = newest(page)
     page.wait_for_timeout(300)
     assert newest(page) == stands, "a paused run takes no step"
 
     page.focus(".wb-over")
     page.keyboard.press(".")
-    page.wait_for_function(
-        f"() => document.querySelector('.wb-over').getAttribute('aria-valuemax') == {stands + 1}"
-    )
+    stepped(page, stands)
+    assert newest(page) == stands + 1
     page.keyboard.press("o")
-    says(page, ".wb-state", "Paused")
+    stepped(page, stands + 1)
     says(page, ".wb-crumb .wb-badge", "closed")
-    settle(page)
 
     # the list is still being written; its finished part can leave
     page.keyboard.press("ArrowUp")
