@@ -84,7 +84,7 @@ class TrainingReport:
                 ylabel="",
                 logx=True,
                 yticks=list(enumerate(order)),
-                fig_inches=(7.5, 8.6),
+                fig_inches=(7.5, 10),
                 aspect="auto",
                 show_grid=True,
                 legend_position="bottom_right",
