@@ -81,10 +81,12 @@ class Engine:
         record_top: int = 5,
         record_routing: bool = False,
         clock: Callable[[], float] = time.perf_counter,
+        heard: Callable[[], bool] = lambda: True,
     ) -> None:
         """`pages` × `page_size` tokens of KV; `limit` resident tokens a branch may hold (the
         net's window when None); `max_rows` branches and `chunk` tokens of waiting text a step.
-        `emit` gets every fact, on the engine's thread. `detokenize` gives a token's bytes.
+        `emit` gets every fact, on the engine's thread; of sampled tokens only while `heard` says
+        that somebody wants to know. `detokenize` gives a token's bytes.
         Raises ValueError where the backend cannot serve the pool's geometry."""
         if max_rows < 1 or chunk < 1:
             raise BadArgument(f"max_rows and chunk must be at least 1, got {max_rows} and {chunk}")
@@ -96,6 +98,7 @@ class Engine:
         self.record_top = record_top
         self.record_routing = record_routing and forward.facts.experts > 0
         self.clock, self.started = clock, clock()
+        self.heard = heard
 
         self.memory: Memory = Memory(forward.new_pool(forward.layout(pages, page_size)), self)
         self.inbox = Inbox()

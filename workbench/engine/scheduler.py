@@ -8,11 +8,12 @@ that wants to run always can.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A branch that wants to run: entries [start, start + todo) wait."""
+class Candidate(NamedTuple):
+    """A branch that wants to run: entries [start, start + todo) wait. A tuple, like `Run`, since
+    one is made for each row of each step."""
 
     seq: int
     start: int
@@ -52,8 +53,7 @@ class Room:
     chunk: int  # tokens of waiting text a step
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Entries [start, stop) of a branch."""
 
     seq: int

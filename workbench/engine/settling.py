@@ -76,6 +76,9 @@ def _tell(engine: "Engine", job: Generate, index: int, draw: Draw) -> None:
     request.last_token = engine.t()
     if request.first_token is None:
         request.first_token = request.last_token
+    engine.control.sampled()
+    if not engine.heard():
+        return
     top_ids, top_logprobs = draw.top_ids[:n], draw.top_logprobs[:n]
     for token in top_ids:
         if token not in engine.ledger.known:
@@ -92,7 +95,6 @@ def _tell(engine: "Engine", job: Generate, index: int, draw: Draw) -> None:
             top_logprobs,
         )
     )
-    engine.control.sampled()
 
 
 def _ending(engine: "Engine", job: Generate, token: int, text: bytes) -> Ending | None:

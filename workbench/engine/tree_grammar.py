@@ -15,6 +15,7 @@ the runtime.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from workbench.engine.grammar import (
     GrammarError,
@@ -56,25 +57,26 @@ class Rule:
     stack: Stack = ()
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
+    """Where a stream stands. A tuple, since one is made for each token."""
+
     place: Place = Place.START
     depth: int = 0
     tool: int | None = None
     text: int = 0  # state of the string automaton
-    count: int = 0  # content tokens so far
+    length: int = 0  # content tokens so far
     value: tuple[int, ...] = ()  # tokens of a JSON value so far
     rules: tuple[Rule, ...] = ()  # candidates while a run of structure is under way
     at: int = 0  # their tokens already seen
     stack: Stack = ()
 
     def to(
-        self, text: int, count: int, value: tuple[int, ...], rules: tuple[Rule, ...] = (),
+        self, text: int, length: int, value: tuple[int, ...], rules: tuple[Rule, ...] = (),
         at: int = 0,
     ) -> "State":  # fmt: skip
-        """At the same place, a token on: made for each, so not by `dataclasses.replace`."""
+        """At the same place, a token on."""
         return State(
-            self.place, self.depth, self.tool, text, count, value, rules, at, self.stack
+            self.place, self.depth, self.tool, text, length, value, rules, at, self.stack
         )  # fmt: skip
 
 
@@ -264,7 +266,7 @@ class TreeMatcher:
         if self._is_text(state):
             text = self.grammar.strings.after(state.text, token)
             if text is not None and self._goes_on(state):
-                return state.to(text, state.count + 1, state.value)
+                return state.to(text, state.length + 1, state.value)
             if state.text != 0:
                 raise self._refuse(state, token)
         elif state.place is not Place.START:
@@ -273,7 +275,7 @@ class TreeMatcher:
             if not ends and value.advance(token):
                 longer = (*state.value, token)
                 self._live_for = (state.place, state.tool, longer)
-                return state.to(state.text, state.count + 1, longer)
+                return state.to(state.text, state.length + 1, longer)
             if not value.accepting:
                 raise self._refuse(state, token)
         return self._follow(state, self.grammar.rules(state), 0, token)
@@ -285,12 +287,12 @@ class TreeMatcher:
         done = next((rule for rule in left if len(rule.tokens) == at + 1), None)
         if done is not None:
             return State(done.to, done.depth, done.tool, stack=done.stack)
-        return state.to(state.text, state.count, state.value, left, at + 1)
+        return state.to(state.text, state.length, state.value, left, at + 1)
 
     def _goes_on(self, state: State) -> bool:
         """A string may have more content: it is not too long, or stands inside a character."""
         limit = self.grammar.shape.max_text
-        return state.text != 0 or limit is None or state.count < limit
+        return state.text != 0 or limit is None or state.length < limit
 
     def _is_text(self, state: State) -> bool:
         if state.place is Place.ANSWER:
