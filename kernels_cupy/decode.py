@@ -22,8 +22,8 @@ from workbench.kv.layout import KVLayout
 from workbench.ops.contract import Recipe, Rotary
 
 WIDTH = 128  # pages that a block table has room for at least: few different shapes
-MOST = 512  # tokens of a captured step
-AGAIN = 2 << 30  # bytes of KV that it may read once for each token instead of once
+MOST = 1024  # tokens of a captured step
+AGAIN = 8 << 30  # bytes of KV that it may read once for each token, mostly out of the L2 cache
 
 
 class DecodePlan:

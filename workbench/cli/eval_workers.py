@@ -29,7 +29,7 @@ HANDED_ON = (
     "adapter",
     "peaks",
 )  # options of a worker
-SLOTS = {"cuda": 64, "torch-cuda": 64}  # runs at once by backend; 8 elsewhere
+SLOTS = {"cuda": 128, "torch-cuda": 64}  # runs at once by backend; 8 elsewhere
 
 
 def worker(

@@ -37,7 +37,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="cells as a JSON list, most wanted first; --arms picks of it",
     )
     verb.add_argument("--rows", type=Path, metavar="F.jsonl", help="a row a problem; goes on there")
-    verb.add_argument("--slots", type=int, help="runs in the batch at once (64 on a GPU, else 8)")
+    verb.add_argument("--slots", type=int, help="runs in the batch at once (128 on a GPU, else 8)")
     verb.add_argument("--jobs", type=int, default=1, help="processes that share the problems")
     verb.add_argument(
         "--seconds",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ModelError
@@ -24,6 +25,7 @@ FUSED: Mapping[str, tuple[str, ...]] = {
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "down": ("mlp.down_proj",),
 }
+EVEN = 16  # ranks are filled up with zeros: rows of odd lengths have slow products on a GPU
 UNSERVED = ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save", "fan_in_fan_out")
 
 
@@ -72,7 +74,9 @@ def load_adapter(
         for fused, parts in FUSED.items():
             pair = _pair(file, found, layer, parts, wanted, scale)
             if pair is not None:
-                pairs[fused] = Pair(pair.a.to(device, dtype), pair.b.to(device, dtype))
+                more = -pair.a.shape[1] % EVEN
+                a, b = F.pad(pair.a, (0, more)), F.pad(pair.b, (0, 0, 0, more))
+                pairs[fused] = Pair(a.to(device, dtype), b.to(device, dtype))
         layers.append(pairs)
     if found:
         raise ModelError(
