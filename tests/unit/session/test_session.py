@@ -238,20 +238,14 @@ def test_refusals_say_why(session: Session) -> None:
 
 
 def test_a_pinned_node_stays_and_a_command_prunes(session: Session) -> None:
-    run = session.run(PROMPT, "tim", temperature=1.0, seed=6, threshold=None, **SMALL)
-    with pytest.raises(TimeoutError):
-        run.wait(0.0001)
-    session.submit(Pause()).result(5)
+    run, sampled = pause_at(session, 10, threshold=None), 10
     deadline = time.monotonic() + 30
-    while True:
-        ready = [n for n in run.nodes.values() if n.span is not None and not n.open]
-        if ready or time.monotonic() > deadline or run.done:
-            break
-        session.submit(Resume()).result(5)
-        time.sleep(0.02)
-        session.submit(Pause()).result(5)
-    if run.done:
-        pytest.skip("the tree ended before it could be paused")
+    while not (ready := [n for n in run.nodes.values() if n.span is not None and not n.open]):
+        run.step(1)
+        sampled += 1
+        while run.counts()["sampled"] < sampled:
+            assert not run.done and time.monotonic() < deadline
+            time.sleep(0.001)
     node = ready[0]
     run.pin(node.path)
     with pytest.raises(Refused, match="pinned"):
