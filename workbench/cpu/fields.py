@@ -41,9 +41,9 @@ ADD, KEEP = range(2)  # add the vector there to the token's row; copy the row th
     WANTED, WANTED_ROWS, WANTED_NORMED, LOGITS, LOGIT_ROWS, LOGIT_STRIDE,
     EXPERTS, TOP_K, NORMALISE, EXPERT_FFN, CHOSEN, SHARES, ROUTE_STEP,
     STARTS, CURSORS, ACTIVE, OWNERS, PORTIONS,
-    REALS, ZEROS, BARRIER, YIELDER, STOP_FLAG, STOPPED, HALF_SUMS, OWN_BYTES,
+    REALS, ZEROS, BARRIER, YIELDER, STOP_FLAG, STOPPED, OWN_BYTES,
     PLAN_WORDS,
-) = range(71)  # fmt: skip
+) = range(70)  # fmt: skip
 
 # reals, float32
 (

@@ -28,38 +28,39 @@ def _rms_norm(
         code.store(code.b.fmul(part, code.load(weight, at, VF)), out, at)
 
 
-def _quantise(
-    code: Code, x: Value, blocks: Value, panel: Value, row: Value, rows: Value, halves: Value
-) -> None:
-    """Write x, 32 values a block, as row `row` of a panel of `rows`: int8 with one scale a block;
-    sums of sixteen only where `halves`."""
+def _quantise(code: Code, x: Value, blocks: Value, panel: Value, row: Value, rows: Value) -> None:
+    """Write x, 32 values a block, as row `row` of a panel of `rows`: int8 with a scale for each
+    sixteen, the same for both where the set is not `fine`."""
     b = code.b
     record = b.mul(rows, I64(RECORD))
-    scales = b.add(b.mul(rows, I64(COLS)), b.mul(row, I64(4)))
+    beside = b.add(b.mul(rows, I64(COLS)), b.mul(row, I64(4)))
     gap = b.mul(rows, I64(4))
     with code.loop(I64(0), blocks) as block:
         at = code.at(panel, b.mul(block, record))
         from_ = code.at(x, b.mul(block, I64(4 * COLS)))
-        low, high = code.load(from_, 0, VF), code.load(from_, STEP, VF)
-        largest = code.max_lanes(code.larger(code.unary("fabs", low), code.unary("fabs", high)))
-        largest = _poisoned(code, b.fadd(low, high), largest)
-        scale = b.fmul(largest, code.const(F32, 1 / 127))
-        inverse = b.fdiv(code.const(F32, 127.0), largest)
-        some = b.fcmp_ordered(">", largest, code.const(F32, 0.0))
-        inverse = code.splat(b.select(some, inverse, code.const(F32, 0.0)), VF)
-        low, high = _rounded(code, low, inverse), _rounded(code, high, inverse)
-        bytes_ = vec(I8, 16)
-        values = code.at(at, b.mul(row, I64(COLS)))
-        code.store(b.trunc(low, bytes_), values, 0)
-        code.store(b.trunc(high, bytes_), values, 16)
-        total = code.call("llvm.vector.reduce.add.v16i32", I32, b.add(low, high))
-        tail = code.at(at, scales)
-        code.store(scale, tail, 0)
-        code.store(b.sitofp(total, F32), tail, gap)
-        code.store(total, tail, b.mul(gap, I64(2)))
-        with b.if_then(b.icmp_signed("!=", halves, I64(0))):
-            left = code.call("llvm.vector.reduce.add.v16i32", I32, low)
-            code.store(left, tail, b.mul(gap, I64(3)))
+        values, tail = code.at(at, b.mul(row, I64(COLS))), code.at(at, beside)
+        stands_for = code.const(F32, 0.0)
+        both = [code.load(from_, half * STEP, VF) for half in range(2)]
+        sizes = [code.unary("fabs", part) for part in both]
+        if code.isa.fine:
+            most = [
+                _poisoned(code, part, code.max_lanes(size))
+                for part, size in zip(both, sizes, strict=True)
+            ]
+        else:
+            most = [_poisoned(code, b.fadd(*both), code.max_lanes(code.larger(*sizes)))] * 2
+        for half, (part, largest) in enumerate(zip(both, most, strict=True)):
+            scale = b.fmul(largest, code.const(F32, 1 / 127))
+            inverse = b.fdiv(code.const(F32, 127.0), largest)
+            some = b.fcmp_ordered(">", largest, code.const(F32, 0.0))
+            inverse = code.splat(b.select(some, inverse, code.const(F32, 0.0)), VF)
+            whole = _rounded(code, part, inverse)
+            total = code.call("llvm.vector.reduce.add.v16i32", I32, whole)
+            code.store(b.trunc(whole, vec(I8, 16)), values, 16 * half)
+            code.store(scale, tail, b.mul(gap, I64(half)))
+            code.store(total, tail, b.mul(gap, I64(3 + half)))
+            stands_for = code.fma(b.sitofp(total, F32), scale, stands_for)
+        code.store(stands_for, tail, b.mul(gap, I64(2)))
 
 
 def _poisoned(code: Code, values: Value, largest: Value) -> Value:
@@ -275,7 +276,7 @@ def _clip(code: Code, x: Value, n: Value, limit: Value) -> None:
 
 
 RMS_NORM = Kernel("rms_norm", "pppiff", _rms_norm)
-QUANTISE = Kernel("quantise", "pipiii", _quantise)
+QUANTISE = Kernel("quantise", "pipii", _quantise)
 ROPE = Kernel("rope", "ppippf", _rope)
 SILU_MUL = Kernel("silu_mul", "pppii", _silu_mul)
 AXPY = Kernel("axpy", "pfpi", _axpy)

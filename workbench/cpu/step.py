@@ -140,8 +140,7 @@ def _prepare(k: SimpleNamespace) -> Any:
                 row = normed
             group = t // PANEL * PANEL
             panel = word(plan, f.PANEL) + own + group * RECORD * (n // COLS)
-            quantise(row, n // COLS, panel, t - group, min(PANEL, tokens - group),
-                     word(plan, f.HALF_SUMS))  # fmt: skip
+            quantise(row, n // COLS, panel, t - group, min(PANEL, tokens - group))
             adapter = word(word(plan, f.ADAPTER_OF), t)
             if adapter != 0:
                 pair = adapter + (layer * 4 + projection) * f.ADAPTER_WORDS * 8
@@ -313,8 +312,7 @@ def _finish(k: SimpleNamespace) -> Any:
             if r < asked:
                 group = r // PANEL * PANEL
                 panel = word(plan, f.PANEL) + own + group * RECORD * blocks
-                quantise(normed, blocks, panel, r - group, min(PANEL, asked - group),
-                         word(plan, f.HALF_SUMS))  # fmt: skip
+                quantise(normed, blocks, panel, r - group, min(PANEL, asked - group))
         share(plan)
         linear(plan, 0, thread, head, PLAIN, asked, word(plan, f.LOGITS),
                word(plan, f.LOGIT_STRIDE), 0)  # fmt: skip

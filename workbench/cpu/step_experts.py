@@ -137,7 +137,7 @@ def _fill(k: SimpleNamespace) -> Any:
                 first = start + (pair - start) // PANEL * PANEL
                 panel = word(plan, f.PANEL) + first * RECORD * (n // COLS)
                 quantise(source + row * n * 4, n // COLS, panel, pair - first,
-                         min(PANEL, stop - first), word(plan, f.HALF_SUMS))  # fmt: skip
+                         min(PANEL, stop - first))  # fmt: skip
 
     return fill
 

@@ -31,8 +31,6 @@ class NetTables:
         words[f.FINAL_NORM] = net.address(net.vectors["final_norm"][0])
         words[f.REALS] = self._reals.ctypes.data
         words[f.YIELDER] = yielder()
-        parts = [part for at in net.matrices.values() for part in at.parts]
-        words[f.HALF_SUMS] = int(any(part.packed_form.bits == 6 for part in parts))
         if s.moe is not None:
             words[f.EXPERTS], words[f.TOP_K] = s.moe.count, s.moe.k
             words[f.NORMALISE], words[f.EXPERT_FFN] = int(s.moe.norm_topk_prob), s.moe.ffn

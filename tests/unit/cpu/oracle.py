@@ -1,20 +1,24 @@
 """The same net in plain torch fp32, over whole sequences: no pages, no batch.
 
-`rounded`: inputs of matrices go through int8 in blocks of 32, and K and V through halves, as the
-step has them by design. What differs then is a fault; without it, what differs is the price of the
-design.
+`rounded`: inputs of matrices go through int8 in blocks of `columns`, and K and V through halves, as
+the step has them by design. What differs then is a fault; without it, what differs is the price of
+the design.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workbench.cpu import isa
 from workbench.cpu.weights import PackedNet
 
 
 class Oracle:
-    def __init__(self, net: PackedNet, rounded: bool = True) -> None:
+    def __init__(
+        self, net: PackedNet, rounded: bool = True, instructions: str | None = None
+    ) -> None:
         self.rounded = rounded
+        self.columns = 16 if isa.choose(instructions)[0].fine else 32
         self.routed: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> experts, weights [T, k]
         self.net, self.shape = net, net.shape
         self.w = {name: torch.from_numpy(net.dense(name)) for name in net.matrices}
@@ -36,7 +40,7 @@ class Oracle:
     def int8(self, x: Tensor) -> Tensor:
         if not self.rounded:
             return x
-        blocks = x.view(-1, 32)
+        blocks = x.reshape(-1, self.columns)
         scale = (blocks.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
         return ((blocks / scale).round() * scale).view(x.shape)
 
