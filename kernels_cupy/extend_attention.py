@@ -18,10 +18,8 @@ from kernels_cupy.launch import (
 )
 from kernels_cupy.paged_attention import DECLARED, page_log2, parts
 from kernels_cupy.plan import AttentionPlan
-from kernels_cupy.tensor_map import box_rows, pool_map
 
 WARPS = 4
-COPY_ENGINE = False  # whether K and V come in boxes where pages allow it
 WGMMA_DIMS = (64, 128)  # of Hopper's variant, whose tiles also have 128 query rows
 
 
@@ -53,13 +51,11 @@ INSTANCES += tuple(
     Instance(
         "extend_attention_wgmma",
         "extend_attention_wgmma",
-        {"ELEM": e, "HEAD_DIM": d, "PARTS": as_parts, "BOXES": boxes},
+        {"ELEM": e, "HEAD_DIM": d, "PARTS": as_parts},
         ("sm_90a",),
-        hot=not boxes,  # as long as COPY_ENGINE is off, and no GPU has run it
     )
     for e, d in ((0, 64), (0, 128), (1, 128))
     for as_parts in (0, 1)
-    for boxes in (0, 1)
 )
 
 
@@ -120,14 +116,12 @@ def _by_warpgroup(
     _, heads, dim = q.shape
     kv_heads = k.shape[1]
     part, lse = parts(q, plan)
-    rows = box_rows(page_size) if COPY_ENGINE else 0
-    k_map, v_map = (pool_map(x, rows or 8) for x in (k, v))
-    defines = {"ELEM": elem(q.dtype), "HEAD_DIM": dim, "PARTS": as_parts, "BOXES": int(rows > 0)}
+    defines = {"ELEM": elem(q.dtype), "HEAD_DIM": dim, "PARTS": as_parts}
     name, work = "extend_attention_wgmma", tiles.shape[0] * kv_heads
     kernel(name, name, q.device, **defines)(
         LaunchPlan((min(work, multiprocessors(q.device)), 1, 1), 384, 1024 + 6 * 128 * dim * 2),
         q, k, v, out, plan.tables, tiles, i32(work), i32(plan.tables.shape[1]), i32(page_size),
         i32(page_log2(page_size)), i32(kv_heads), i32(heads // kv_heads),
         f32(scale * math.log2(math.e)), i32(window or 0), plan.shared_list, part, lse,
-        plan.ancestors, k_map, v_map, i32(rows),
+        plan.ancestors,
     )  # fmt: skip

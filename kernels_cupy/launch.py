@@ -52,8 +52,7 @@ class LaunchPlan:
 
 
 class Kernel(Protocol):
-    """A loaded entry. Pointers are tensors (or None), scalars are i32, i64 or f32, tensor maps
-    arrays of one element of 128 bytes."""
+    """A loaded entry. Pointers are tensors (or None), scalars are i32, i64 or f32."""
 
     def __call__(self, plan: LaunchPlan, *args: Any) -> None: ...
 
@@ -146,6 +145,6 @@ def _argument(a: Any) -> Any:
         return a.data_ptr()
     if a is None:
         return 0
-    if isinstance(a, np.generic) or (isinstance(a, np.ndarray) and a.dtype.itemsize == 128):
+    if isinstance(a, np.generic):
         return a
     raise TypeError(f"a kernel argument must be a tensor, None, i32, i64 or f32; got {a!r}")

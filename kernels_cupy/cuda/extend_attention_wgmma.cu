@@ -1,10 +1,10 @@
 // `extend_attention` for Hopper: the same tiles and masks, products by warpgroup (wgmma).
 // A block per multiprocessor takes (tile, KV head) after (tile, KV head), long and short in turn. Its third
-// warpgroup loads: Q, two stages of K, three of V, on into the next tile; pages of whole 8 entries by the copy
-// engine (BOXES), others by cp.async, so that any page size serves. The first two own 64 query rows each and share every 128 entries; within a step S = Q K^T of the next
-// entries and O += P V of these are issued together, by one warpgroup after the other, and the softmax of the
-// next runs under O += P V and under the other's products (the ping-pong and the inner overlap of
-// Flash-Attention 3, 2407.08608).
+// warpgroup loads: Q, two stages of K, three of V, on into the next tile, by cp.async, so that any page size serves
+// (boxes by the copy engine were a tenth slower on an H200). The first two own 64 query rows each and share every 128
+// entries; within a step S = Q K^T of the next entries and O += P V of these are issued together, by one warpgroup
+// after the other, and the softmax of the next runs under O += P V and under the other's products (the ping-pong and
+// the inner overlap of Flash-Attention 3, 2407.08608).
 //
 // Long because those who load and those who read walk through the same stages in step: apart, each would repeat
 // the other's walk.
@@ -16,9 +16,6 @@
 #endif
 #ifndef PARTS  // 1: a range of entries that many rows share, all of it; results are parts to be merged
 #define PARTS 0
-#endif
-#ifndef BOXES  // 1: the copy engine fetches K and V in boxes of `box_rows` entries
-#define BOXES 1
 #endif
 #include "common/barrier.cuh"
 #include "common/paging.cuh"
@@ -110,8 +107,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                            elem* __restrict__ out, const int* __restrict__ tables, const Tile* __restrict__ tiles,
                            int all, int table_width, int page_size, int page_log2, int kv_heads, int group, float scale_log2,
                            int window, const Listed* __restrict__ list, float* __restrict__ part, float* __restrict__ part_lse,
-                           const u32* __restrict__ ancestors, const __grid_constant__ TensorMap k_map,
-                           const __grid_constant__ TensorMap v_map, int box_rows) {
+                           const u32* __restrict__ ancestors) {
     DYNAMIC_SHARED(unaligned);
     __shared__ Barrier full_q, free_q, full_k[2], free_k[2], full_v[3], free_v[3];
     unsigned char* shared = aligned_shared(unaligned, 1024);
@@ -122,7 +118,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         barrier_init(&full_q, loaders), barrier_init(&free_q, readers);
         for (int i = 0; i < 2; i++) barrier_init(&full_k[i], loaders), barrier_init(&free_k[i], readers);
         for (int i = 0; i < 3; i++) barrier_init(&full_v[i], loaders), barrier_init(&free_v[i], readers);
-        products_see_shared();  // the copy engine must see the barriers too
     }
     __syncthreads();
     int keys_seen = 0, values_seen = 0;  // stages since the start
@@ -161,35 +156,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 if (n >= 3) barrier_wait(&free_v[n % 3], n / 3 - 1);
                 return n % 3;
             };
-#if BOXES
-            // lane l of the first warp fetches box l of a tile: where its entries begin
-            const auto box_entry = [&](int step) {
-                return min((w.begin + step) * N + lane * box_rows, (w.last_limit - 1) / box_rows * box_rows);
-            };
-            const auto box_page = [&](int step) { return __ldg(table + paging.page(box_entry(step))); };
-            const auto fetch = [&](const TensorMap& map, unsigned char* to, int step, int page, Barrier* full) {
-                if (row0 > 0) {
-                    barrier_arrive(full);
-                    return;
-                }
-                if (lane == 0) barrier_expect(full, TILE_BYTES);
-                __syncwarp();
-                if (lane * box_rows < N) {
-                    const int slot = paging.slot(page, box_entry(step));
-#pragma unroll
-                    for (int half = 0; half < HEAD_DIM / 64; half++)
-                        copy_box(to + half * HALF_TILE + lane * box_rows * 128, map, 64 * half, w.head, slot, full);
-                }
-                __syncwarp();
-                if (lane > 0) barrier_arrive(full);
-            };
-            int page = box_page(0), next = box_page(1);
-            const u32 last = offset_of(w.steps - 1, page_of(w.steps - 1));
-            const bool whole = w.last_limit % N == 0;  // else values past the end must be zeros: no box
-#else
             u32 offset = offset_of(0, page_of(0));
             int page = page_of(1);
-#endif
             if (turn > 0) barrier_wait(&free_q, turn - 1);
 #pragma unroll 1
             for (int r = row0 + lane / CHUNKS; r < BM; r += apart) {
@@ -200,17 +168,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             }
             copies_arrive(&full_q);
             for (int step = 0; step < w.steps; step++) {
-#if BOXES
-                if (step == 0) fetch(k_map, ks + free_keys(0) * TILE_BYTES, 0, page, &full_k[keys_seen & 1]);
-                const int v_at = free_values(step);  // its stage has been free for longer than the next K's
-                if (step + 1 < w.steps || whole) fetch(v_map, vs + v_at * TILE_BYTES, step, page, &full_v[v_at]);
-                else copy(v, vs + v_at * TILE_BYTES, step, last, &full_v[v_at]);
-                page = next, next = box_page(step + 2);
-                if (step + 1 < w.steps) {
-                    const int k_at = free_keys(step + 1);
-                    fetch(k_map, ks + k_at * TILE_BYTES, step + 1, page, &full_k[k_at]);
-                }
-#else
                 if (step == 0) copy(k, ks + free_keys(0) * TILE_BYTES, 0, offset, &full_k[keys_seen & 1]);
                 const int v_at = free_values(step);
                 copy(v, vs + v_at * TILE_BYTES, step, offset, &full_v[v_at]);
@@ -219,7 +176,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                     const int k_at = free_keys(step + 1);
                     copy(k, ks + k_at * TILE_BYTES, step + 1, offset, &full_k[k_at]);
                 }
-#endif
             }
             keys_seen += w.steps, values_seen += w.steps;
         }

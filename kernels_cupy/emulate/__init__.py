@@ -49,8 +49,6 @@ def _cell(a: Any) -> np.ndarray[Any, Any]:
         return np.zeros(1, dtype=np.uint64)
     if isinstance(a, np.generic):
         return np.array([a])
-    if isinstance(a, np.ndarray) and a.dtype.itemsize == 128:
-        return a
     raise TypeError(f"a kernel argument must be a tensor, None, i32, i64 or f32; got {a!r}")
 
 

@@ -282,19 +282,6 @@ inline void named_sync(int id, int n) {
     const u64 turn = emulate::arrive(id, n);
     while (emulate::named[id].turn == turn) emulate::yield();
 }
-inline void barrier_expect(Barrier* b, u32) { barrier_arrive(b); }
-// boxes land at once
-struct alignas(64) TensorMap { u64 base, dim, heads, slots, rows, unused[11]; };
-inline void copy_box(void* to, const TensorMap& map, int element, int head, int slot, Barrier*) {
-    for (u64 r = 0; r < map.rows; r++)
-        for (uintptr_t chunk = 0; chunk < 8; chunk++) {
-            const uintptr_t at = reinterpret_cast<uintptr_t>(to) + r * 128 + chunk * 16;
-            void* place = reinterpret_cast<void*>(at ^ (at >> 7 & 7) << 4);
-            const u64 s = slot + r;
-            if (s >= map.slots) std::memset(place, 0, 16);
-            else std::memcpy(place, reinterpret_cast<const char*>(map.base) + ((s * map.heads + head) * map.dim + element) * 2 + chunk * 16, 16);
-        }
-}
 template <int> inline void registers_down() {}
 template <int> inline void registers_up() {}
 inline void load_matrix4(u32 (&r)[4], const void* row) {

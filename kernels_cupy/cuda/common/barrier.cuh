@@ -5,7 +5,6 @@
 
 #ifndef EMULATED
 typedef u64 Barrier;
-struct alignas(64) TensorMap { u64 opaque[16]; };  // by kernels_cupy/tensor_map.py
 
 __device__ __forceinline__ void barrier_init(Barrier* b, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");
@@ -31,19 +30,6 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-// one arrival, and the phase also waits for so many bytes of boxes
-__device__ __forceinline__ void barrier_expect(Barrier* b, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
-}
-// a box of a tensor [slots, heads, elements], 64 elements of one head in some slots, to rows of 128 bytes, swizzled as
-// warpgroup products want them. One thread calls; `b` is told when it has landed.
-__device__ __forceinline__ void copy_box(void* to, const TensorMap& map, int element, int head, int slot, Barrier* b) {
-    asm volatile(
-        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(
-            shared_address(to)),
-        "l"(&map), "r"(shared_address(b)), "r"(element), "r"(head), "r"(slot)
-        : "memory");
-}
 // registers a thread of this warpgroup, all of which calls: given back, or taken over from those who gave
 template <int COUNT>
 __device__ __forceinline__ void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }

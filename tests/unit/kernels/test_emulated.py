@@ -8,7 +8,7 @@ here are the other shapes and the variants that a GPU would choose.
 import pytest
 import torch
 
-from kernels_cupy import expert_mlp, extend_attention, launch
+from kernels_cupy import expert_mlp, launch
 from kernels_cupy.emulate import emulated
 from kernels_cupy.errors import KernelError
 from kernels_cupy.launch import LaunchPlan, elem
@@ -49,11 +49,9 @@ def test_extend(case: Step) -> None:
     checks.attention(case, 2, "cpu")
 
 
-@pytest.mark.parametrize("boxes", [False, True])
 @pytest.mark.parametrize("case", EXTENDS[:2])
-def test_extend_by_warpgroup(case: Step, boxes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extend_by_warpgroup(case: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "EMULATE_WGMMA", True)
-    monkeypatch.setattr(extend_attention, "COPY_ENGINE", boxes)
     checks.attention(case, 3, "cpu")
 
 
@@ -62,7 +60,6 @@ def test_shared_prefix_is_read_once_and_merged(
     by_warpgroup: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "EMULATE_WGMMA", by_warpgroup)
-    monkeypatch.setattr(extend_attention, "COPY_ENGINE", True)
     case = Step(((1, 400), (1, 310), (1, 270)), 8, 2, 64, 16, prefix=256)
     checks.attention(case, 4, "cpu", share=True)
 
@@ -71,7 +68,6 @@ def test_shared_prefix_is_read_once_and_merged(
 @pytest.mark.parametrize("case", TREES)
 def test_token_trees(case: Step, by_warpgroup: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "EMULATE_WGMMA", by_warpgroup)
-    monkeypatch.setattr(extend_attention, "COPY_ENGINE", True)
     checks.attention(case, 6, "cpu")
 
 
