@@ -40,6 +40,7 @@ from workbench.words import Field, Finish
 TRIES = 8  # runs that may fail one after the other before the evaluation does
 LOOK_S, CANCEL_S, BESIDE_S = 0.05, 30.0, 2.0
 NOTES = 4000
+FULL = "WindowFull"  # how a run fails that went astray until its window was full: a wrong answer
 
 
 @dataclass(slots=True)
@@ -207,7 +208,8 @@ def _judged(flight: _Flight) -> Row:
         result = run.wait()
         answer, finish, error = result.answer, str(result.finish), result.error
     except RunFailed as failed:
-        answer, finish, error = "", FAILED, str(failed)
+        answer, error = "", str(failed)
+        finish = str(Finish.LENGTH) if FULL in error else FAILED
     is_right = finish not in (Finish.ERROR, FAILED) and right(problem, answer)
     nodes = context.tree.nodes.values()
     kind, at = ("", len(text)) if is_right else _slip(text, problem, cell, finish)
