@@ -23,6 +23,7 @@ from workbench.bench.rows import Row, take_turns
 from workbench.model.load import Opened, open_model
 
 STEPS = 4  # steps a turn
+REST = 0.05  # seconds: llama.cpp's threads keep their cores for 0.01 s behind their last step
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -152,8 +153,10 @@ def compared(
     turns = {impl.name: repeated(make(impl), steps) for impl in (*ours, *peers)}
     if reads:
         turns["memory"] = repeated(reader(reads), steps)
-    clock = at.clock if (threads or at.threads) == 1 else "wall"
-    taken = take_turns(turns, at.turns, clock=clock)
+    alone = (threads or at.threads) == 1
+    taken = take_turns(
+        turns, at.turns, clock=at.clock if alone else "wall", rest=0.0 if alone else REST
+    )
     for step in ours:
         most = floor(taken, step.name, tokens * steps) if reads else (None, None)
         for peer in peers:

@@ -98,16 +98,19 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
 def take_turns(
-    impls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1, clock: str = "wall"
-) -> Turns:
+    impls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1, clock: str = "wall",
+    rest: float = 0.0,
+) -> Turns:  # fmt: skip
     """Run each once a round, in an order that is turned by one each round. Clock "cpu" counts CPU
-    seconds of this thread alone: for a machine that others use too, and for one thread only."""
+    seconds of this thread alone: for a machine that others use too, and for one thread only.
+    `rest`: seconds before each turn, in which threads of the one before stop to wait for work."""
     now = CLOCKS[clock]
     names = list(impls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warm, rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
+            time.sleep(rest)
             start = now()
             impls[name]()
             if turn >= 0:
