@@ -22,7 +22,7 @@ from workbench.engine.protocols import TokenFeedback
 from workbench.engine.sampler import Draws
 from workbench.engine.scheduler import Candidate
 from workbench.engine.sequence import ALL, Branch
-from workbench.forward import PLAIN, ForwardBatch, ForwardOutput, Override, Routing
+from workbench.forward import PLAIN, Abandoned, ForwardBatch, ForwardOutput, Override, Routing
 from workbench.ops.contract import Sampled
 from workbench.words import SeqId
 
@@ -133,7 +133,10 @@ class Ahead:
         try:
             with torch.no_grad():
                 output = engine.forward(batch, engine.memory.pool, engine.pulse)
-        except Exception:  # given up for a command, or failed: then the step's own pass says so
+        except Abandoned:
+            engine.control.abandoned = True
+            return
+        except Exception:  # the step's own pass fails too, and says so, or makes good
             return
         places = {branch.seq: row for row, branch in enumerate(branches)}
         overrides = [branch.override for branch in branches]

@@ -220,7 +220,6 @@ class Control:
 
     def stepped(self) -> None:
         """A step has ended."""
-        self.abandoned = False
         if self._tokens_left is not None and self._tokens_left <= 0:
             self._pause()
 

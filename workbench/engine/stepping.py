@@ -239,6 +239,7 @@ def launch(engine: "Engine", choice: Choice) -> Flight | None:
                 failure.__cause__ = error
                 row.branch.job.fail(failure)
         return None
+    engine.control.abandoned = False
     return Flight(choice, packed, output, engine.clock() - began)
 
 

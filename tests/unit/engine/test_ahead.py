@@ -17,9 +17,10 @@ from tests.fakes import (
     plain_sample,
     poison_unowned,
 )
+from workbench.commands import Pause, Resume
 from workbench.engine.protocols import Inject, Sampler, Stop, Until
 from workbench.engine.sequence import Branch
-from workbench.events import Event, StepEnded, TokenSampled
+from workbench.events import Event, RunPaused, StepEnded, TokenSampled
 from workbench.forward import PLAIN, ForwardBatch, ForwardOutput, Override
 from workbench.ops.contract import Sampled
 from workbench.words import PruneMode
@@ -159,6 +160,36 @@ def test_every_fact_is_the_same(
     assert len(told[0]) == len(told[1])
     for plain, guessed in zip(*told, strict=True):
         assert plain == guessed
+
+
+def test_a_pause_gives_a_guess_up_and_says_so() -> None:
+    class Interrupted(AheadForward):
+        """A pause arrives in the fifth guess."""
+
+        guesses = 0
+
+        def __call__(
+            self, batch: ForwardBatch, pool: Any, pulse: Callable[[], None] = lambda: None
+        ) -> ForwardOutput:
+            self.guesses += batch.drawn is not None
+            if batch.drawn is not None and self.guesses == 5:
+                b.engine.submit(Pause())
+                pulse()
+            return super().__call__(batch, pool, pulse)
+
+    b = bench(Interrupted(), ops_sample=sample_there)
+
+    async def work() -> None:
+        branch = await b.engine.open("abc", request=b.request)
+        job = asyncio.ensure_future(b.engine.decode(branch, until=Until(max_tokens=12, eos=False)))
+        while not b.of(RunPaused):
+            await asyncio.sleep(0)
+        assert b.of(RunPaused)[0].abandoned
+        b.engine.submit(Resume())
+        await job
+        assert len(b.of(TokenSampled)) == 12
+
+    drive(b, work())
 
 
 def test_wrong_guesses_are_made_less_often() -> None:
