@@ -157,8 +157,9 @@ class EvalReport:
         )
 
     def runs(self) -> list[Row]:
-        """Single long runs, the longest first."""
-        return sorted((r for r in self.rows if "curve" in r), key=lambda r: -int(r["sampled"]))
+        """Single long runs: those that ended before those that were given up, the longest first."""
+        long = (row for row in self.rows if "curve" in row)
+        return sorted(long, key=lambda row: (row["finish"] == "cut", -int(row["sampled"])))
 
     def memory(self, run: Mapping[str, Any] | None = None, window: int | None = None) -> Any:
         """Tokens in memory over tokens of the text, for one long run."""
