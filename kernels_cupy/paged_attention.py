@@ -23,6 +23,7 @@ HEAD_DIMS = (64, 96, 128, 256)
 # compiled in CI: bfloat16 in every head_dim, float16, which differs in one instruction, in one
 DECLARED = ((0, 64), (0, 96), (0, 128), (0, 256), (1, 128))
 WARPS = 4
+EARLY = 24  # results that a merge has under way in registers, where these suffice
 
 
 def wide_rows(head_dim: int) -> int:
@@ -42,7 +43,8 @@ def settings(head_dim: int, rows: int, limit: int) -> dict[str, int]:
         stages = 2
         each = shared_bytes(head_dim, rows, stages) + 2048
         resident = max(1, min(resident, (limit + 1024) // each))
-    return {"HEAD_DIM": head_dim, "ROWS": rows, "STAGES": stages, "RESIDENT": resident}
+    s = {"HEAD_DIM": head_dim, "ROWS": rows, "STAGES": stages, "RESIDENT": resident}
+    return s | {"EARLY": EARLY} if head_dim == 128 and rows <= NARROW else s
 
 
 def page_log2(page_size: int) -> int:

@@ -47,8 +47,11 @@
 #define STAGE (2 * 16 * PITCH)  // elements a warp and stage: 16 rows of K, 16 of V
 #define SPAN (HEAD_DIM % 64 ? 32 : 64)       // of head_dim, that the warps of a block merge at a time
 #define ROOM (WARPS * ROWS * (SPAN + 4))      // floats
-#define PIECES (ROOM / (2 * ROWS + 1))        // results that a merge can hold
+#define PIECES (ROOM / ROWS - 2)              // results that a merge can hold
+#define EACH ((PIECES + 31) / 32)             // of them, a lane
+#ifndef EARLY  // results that a merge has under way in registers
 #define EARLY 12
+#endif
 #define NEVER (-__int_as_float(0x7f800000))
 
 struct Item { int table, lo, hi, row0, tokens, full_lo, full_hi, unused; };
@@ -267,9 +270,7 @@ __device__ __forceinline__ void write_row(const Work& w, const Item& item, int h
 // results of `pieces` blocks, from lane `lane0` on, of which the first may be the second of its block
 __device__ __forceinline__ void merge_pieces(const Work& w, const Item& item, int head, int live, int lane0, int pieces,
                                              bool first_is_second, float* room) {
-    float* weight = room;                         // [live, pieces]: top, then its share of the whole
-    float* sums = room + live * pieces;           // [live, pieces]
-    float *tops = sums + live * pieces, *totals = tops + live;
+    float *weight = room, *tops = room + live * pieces, *totals = tops + live;  // weight [live, pieces]
     const auto slot = [&](int p) {
         return 2 * (i64(lane0 + p) * w.kv_heads + head) + (p == 0 && first_is_second ? 1 : 0);
     };
@@ -283,21 +284,25 @@ __device__ __forceinline__ void merge_pieces(const Work& w, const Item& item, in
         for (int p = 0; p < EARLY; p++)
             if (p < pieces) early[p] = load(threadIdx.x, p);
     }
-    for (int i = threadIdx.x; i < live * pieces; i += 32 * WARPS) {
-        const int r = i / pieces, p = i % pieces;
-        const float2 s = load_coherent(reinterpret_cast<const float2*>(w.stats + (slot(p) * ROWS + r) * 2));
-        weight[i] = s.x, sums[i] = s.y;
-    }
-    __syncthreads();
     for (int r = threadIdx.x / 32; r < live; r += WARPS) {
+        float2 s[EACH];
         float top = NEVER, sum = 0.f;
-        for (int p = threadIdx.x % 32; p < pieces; p += 32) top = fmaxf(top, weight[r * pieces + p]);
+#pragma unroll
+        for (int j = 0; j < EACH; j++) {
+            const int p = threadIdx.x % 32 + 32 * j;
+            s[j] = float2{NEVER, 0.f};
+            if (p < pieces) s[j] = load_coherent(reinterpret_cast<const float2*>(w.stats + (slot(p) * ROWS + r) * 2));
+        }
+#pragma unroll
+        for (int j = 0; j < EACH; j++) top = fmaxf(top, s[j].x);
         top = warp_max(top);
         const float base = top == NEVER ? 0.f : top;
-        for (int p = threadIdx.x % 32; p < pieces; p += 32) {
-            const float share = exp2_fast(weight[r * pieces + p] - base);
-            weight[r * pieces + p] = share;
-            sum += share * sums[r * pieces + p];
+#pragma unroll
+        for (int j = 0; j < EACH; j++) {
+            const int p = threadIdx.x % 32 + 32 * j;
+            const float share = exp2_fast(s[j].x - base);
+            if (p < pieces) weight[r * pieces + p] = share;
+            sum += share * s[j].y;
         }
         sum = warp_sum(sum);
         if (threadIdx.x % 32 == 0) tops[r] = top, totals[r] = sum;
