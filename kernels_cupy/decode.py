@@ -109,15 +109,13 @@ def _few(batch: ForwardBatch, layout: KVLayout) -> bool:
         return False
     new, lens = np.diff(batch.query_start.numpy()), batch.kv_lens.numpy()
     entries = int((new * lens)[new > 1].sum())
-    each = 2 * layout.layers * layout.kv_heads * layout.head_dim * layout.dtype.itemsize
-    return entries * each <= AGAIN
+    return entries * layout.bytes_per_token <= AGAIN
 
 
 def _shared(batch: ForwardBatch, layout: KVLayout, windows: Sequence[int | None]) -> list[Prefix]:
     if None not in windows or batch.rows < 2 or layout.head_dim > 128:
         return []
-    each = 2 * layout.kv_heads * layout.head_dim * layout.dtype.itemsize
-    return shared_prefixes(batch, layout.page_size, each)
+    return shared_prefixes(batch, layout.page_size, layout.bytes_per_token // layout.layers)
 
 
 def _launches(

