@@ -38,8 +38,9 @@ from workbench.tools.contract import Tool
 from workbench.words import Field, Finish
 
 TRIES = 8  # runs that may fail one after the other before the evaluation does
-LOOK_S, CANCEL_S, BESIDE_S = 0.05, 30.0, 2.0
+LOOK_S, CANCEL_S, BESIDE_S, NOTE_S = 0.05, 30.0, 2.0, 60.0
 NOTES = 4000
+RUNNING = "running"  # the finish of a row that tells how far a run has come
 FULL = "WindowFull"  # how a run fails that went astray until its window was full: a wrong answer
 
 
@@ -51,6 +52,17 @@ class _Flight:
     began: float
     share_s: float = 0.0  # of the worker's time: each interval is split among the runs in it
     curve: list[list[int]] = field(default_factory=list)  # [stream tokens, tokens in memory]
+    noted: tuple[float, int] = (0.0, 0)  # seconds and sampled tokens at the last note
+
+    def note(self, now: float) -> str:
+        """How far it has come, and how fast since the last time."""
+        counts, (since, before) = self.run.counts(), self.noted
+        rate = (counts["sampled"] - before) / max(now - max(since, self.began), 1e-9)
+        self.noted = now, counts["sampled"]
+        return (
+            f"{self.item.key}: {counts['sampled']:,} sampled, {rate:.0f} tok/s,"
+            f" {counts['resident']:,} in memory, {counts['nodes']:,} nodes"
+        )
 
     def look(self) -> None:
         """Note how much is in memory; every second note goes when there are too many."""
@@ -74,18 +86,20 @@ class Worker:
     budget: Mapping[str, Any] = field(default_factory=dict)
     curves: bool = False  # rows tell how much was in memory over the text
     beside: Callable[[], Iterable[Row]] | None = None  # rows that others have by now
+    tell: Callable[[str], None] = lambda line: None  # how far long runs have come
     _looked: float = -math.inf
     _peaks: dict[str, int] = field(default_factory=dict)
     _flying: dict[int, _Flight] = field(default_factory=dict)
     _ended: "queue.Queue[int]" = field(default_factory=queue.Queue)
     _at: float = 0.0
+    _noted: float = 0.0
 
     def carry_out(self, items: Iterable[Item]) -> Iterator[Row]:
         """Rows of those items that have none yet, in the order in which they end."""
         for row in self.rows.values():
             self._know(row)
         waiting = deque(item for item in items if item.key not in self.rows)
-        began = self._at = time.perf_counter()
+        began = self._at = self._noted = time.perf_counter()
         failures = 0
         while waiting or self._flying:
             while len(self._flying) < self.slots and (item := self._next(waiting)) is not None:
@@ -119,7 +133,21 @@ class Worker:
                 if self.curves:
                     for flight in self._flying.values():
                         flight.look()
+                if time.perf_counter() - self._noted > NOTE_S:
+                    self._note()
         return None
+
+    def _note(self) -> None:
+        """Tell how far runs have come that take long, and put it beside the rows: of a run that is
+        killed, that is left."""
+        self._noted = now = time.perf_counter()
+        long = [f for f in self._flying.values() if now - f.began >= NOTE_S and f.run.contexts]
+        for flight in long:
+            self.tell(flight.note(now))
+        if long and self.out is not None:
+            rows = [self._row(flight, ("", RUNNING, "")) for flight in long]
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            self.out.with_suffix(".running").write_text(text)
 
     def _cut(self) -> Iterator[Row]:
         """Give up what runs; how far it came is a row that no accuracy counts."""
@@ -178,8 +206,12 @@ class Worker:
         self._tick()
         flight = self._flying.pop(name)
         self.session.runs.remove(flight.run)  # else all that it held would stay
+        return self._row(flight, _outcome(flight.run))
+
+    def _row(self, flight: _Flight, outcome: tuple[str, str, str]) -> Row:
         row = {
-            **_judged(flight), "wall_s": self._at - flight.began, "share_s": flight.share_s,
+            **_judged(flight, *outcome), "wall_s": self._at - flight.began,
+            "share_s": flight.share_s,
             "backend": self.session.model.name, "device": device_of(self.session),
         }  # fmt: skip
         return {**row, "curve": flight.curve} if self.curves else row
@@ -196,7 +228,16 @@ def device_of(session: Session) -> str:
     return processor()
 
 
-def _judged(flight: _Flight) -> Row:
+def _outcome(run: Run) -> tuple[str, str, str]:
+    """Answer, finish and error of a run that has ended."""
+    try:
+        result = run.wait()
+        return result.answer, str(result.finish), result.error
+    except RunFailed as failed:
+        return "", str(Finish.LENGTH) if FULL in str(failed) else FAILED, str(failed)
+
+
+def _judged(flight: _Flight, answer: str, finish: str, error: str) -> Row:
     item, problem, run = flight.item, flight.problem, flight.run
     cell = item.cell
     context = run.contexts[0]
@@ -204,14 +245,8 @@ def _judged(flight: _Flight) -> Row:
     emitted = [t for t in stream[start:] if not context.is_end(t)]
     text = context.text(emitted)
     spent = context.spent
-    try:
-        result = run.wait()
-        answer, finish, error = result.answer, str(result.finish), result.error
-    except RunFailed as failed:
-        answer, error = "", str(failed)
-        finish = str(Finish.LENGTH) if FULL in error else FAILED
-    is_right = finish not in (Finish.ERROR, FAILED) and right(problem, answer)
-    nodes = context.tree.nodes.values()
+    is_right = finish not in (Finish.ERROR, FAILED, RUNNING) and right(problem, answer)
+    nodes = list(context.tree.nodes.values())
     kind, at = ("", len(text)) if is_right else _slip(text, problem, cell, finish)
     return {
         "task": cell.task, "level": cell.level, "arm": cell.arm.name, "params": dict(cell.params),
@@ -228,9 +263,9 @@ def _judged(flight: _Flight) -> Row:
 
 def _stream(context: RunContext) -> tuple[list[int], int]:
     """The run's tokens and where its own begin; nothing of a run that could not be opened."""
-    for branch in context.branches.values():
+    for branch in list(context.branches.values()):
         start = branch.origins[1][0] if len(branch.origins) > 1 else len(branch.tokens)
-        return branch.tokens, start
+        return list(branch.tokens), start
     return [], 0
 
 

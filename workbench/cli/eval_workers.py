@@ -3,13 +3,14 @@
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.cli.output import Failure, Progress, pairs
+from workbench.cli.output import Failure, Progress, log, pairs
 from workbench.cli.run import open_session
 from workbench.cli.toolbox import tools_of
 
@@ -52,7 +53,7 @@ def worker(
         beside = lambda: read_rows([args.peaks, *args.peaks.parent.glob(parts)]).values()  # noqa: E731
     hand = Worker(
         session, slots(args), known, out, args.seconds,
-        tools_of(args.tools), pairs(args.budget, "--budget"), args.curves, beside,
+        tools_of(args.tools), pairs(args.budget, "--budget"), args.curves, beside, log,
     )  # fmt: skip
     progress = Progress()
     try:
@@ -116,7 +117,10 @@ def together(args: argparse.Namespace, plan: Sequence[Any]) -> dict[str, Any]:
     if args.curves:
         command.append("--curves")
     shares = range(args.jobs)
-    processes = [subprocess.Popen([*command, f"--share={n}/{args.jobs}"]) for n in shares]
+    processes = [
+        subprocess.Popen([*command, f"--share={n}/{args.jobs}"], env=os.environ | device)
+        for n, device in zip(shares, devices(args.devices, args.jobs), strict=True)
+    ]
     ended = [process.wait() for process in processes]
     gather(args.rows, [part(args.rows, n) for n in shares])
     wanted.unlink()
@@ -126,6 +130,20 @@ def together(args: argparse.Namespace, plan: Sequence[Any]) -> dict[str, Any]:
             f" they did is in {args.rows}"
         )
     return read_rows([args.rows])
+
+
+def devices(wanted: str | None, jobs: int) -> list[dict[str, str]]:
+    """What each worker's environment says of GPUs: they take turns at those that were named, or
+    at all that this process sees."""
+    from workbench.settings import this_machine
+
+    seen = wanted or os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None:
+        seen = ",".join(map(str, range(this_machine().cuda_devices)))
+    names = [name for name in seen.split(",") if name]
+    if not names:
+        return [{} for _ in range(jobs)]
+    return [{"CUDA_VISIBLE_DEVICES": names[n % len(names)]} for n in range(jobs)]
 
 
 def gather(rows: Path, parts: Sequence[Path]) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,9 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--slots", type=int, help="runs in the batch at once (128 on a GPU, else 8)")
     verb.add_argument("--jobs", type=int, default=1, help="processes that share the problems")
     verb.add_argument(
+        "--devices", metavar="LIST", help="GPUs that the processes take turns at (all of them)"
+    )
+    verb.add_argument(
         "--seconds",
         type=float,
         default=math.inf,
@@ -71,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
             args.rows = args.rows or Path(folder) / "rows.jsonl"
             tell(args, plan, eval_workers.together(args, plan))
     else:
+        if args.devices:
+            os.environ["CUDA_VISIBLE_DEVICES"] = args.devices  # nothing has looked for GPUs yet
         tell(args, plan, eval_workers.worker(args, plan, 0, 1))
 
 

@@ -63,14 +63,19 @@ class Ledger:
 
     def fed(self, branch: Branch, start: int) -> None:
         """Tell stream tokens from `start` on as put in, one fact a run of one origin."""
-        bounds = [max(start, first) for first, _ in branch.origins] + [len(branch.tokens)]
-        for (_, origin), a, b in zip(branch.origins, bounds, bounds[1:], strict=False):
-            if a < b:
-                for token in branch.tokens[a:b]:
-                    self.know(token)
-                self._engine.tell(
-                    TokensFed(self._engine.now, branch.seq, a, origin, tuple(branch.tokens[a:b]))
-                )
+        stop, runs = len(branch.tokens), []
+        for first, origin in reversed(branch.origins):  # a long stream has many
+            if start < stop:
+                runs.append((max(start, first), stop, origin))
+            stop = first
+            if first <= start:
+                break
+        for a, b, origin in reversed(runs):
+            for token in branch.tokens[a:b]:
+                self.know(token)
+            self._engine.tell(
+                TokensFed(self._engine.now, branch.seq, a, origin, tuple(branch.tokens[a:b]))
+            )
 
     def count_peaks(self) -> None:
         memory, requests = self._engine.memory, self._engine.requests

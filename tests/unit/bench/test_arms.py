@@ -151,6 +151,19 @@ def test_what_was_given_up_is_told_and_run_again(tmp_path: Path) -> None:
     assert lengths == sorted(lengths) and all(held <= length for length, held in row["curve"])
 
 
+def test_a_long_run_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.bench.evaluate.NOTE_S", 0.1)
+    out, told = tmp_path / "rows.jsonl", list[str]()
+    cell = Cell("chain", 3, TREE, 1, params={"max_tokens": 100_000, "max_text": None})
+    with fake_session() as session:
+        worker = Worker(session, 1, out=out, seconds=0.8, curves=True, tell=told.append)
+        [cut] = worker.carry_out(cell.items())
+    [row] = map(json.loads, (tmp_path / "rows.running").read_text().splitlines())
+    assert row["finish"] == "running" and 0 < row["sampled"] <= cut["sampled"]
+    assert row["curve"] == cut["curve"][: len(row["curve"])] != []
+    assert (row["slip"], row["slip_at"]) == (cut["slip"], cut["slip_at"]) and told
+
+
 def test_a_request_s_own_peak_is_what_it_has_alone() -> None:
     prompts = ["a" * (10 + 30 * n) for n in range(3)]
     how = {"strategy": "chain", "max_tokens": 30, "seed": 1}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from workbench.cli import eval_workers, evaluate
+from workbench.settings import Machine
 from workbench.cli.main import parser
 from workbench.cli.output import Failure
 from workbench.cli.run import adapters_of
@@ -51,6 +52,20 @@ def test_workers_share_problems_and_not_arms(tmp_path: Path) -> None:
     assert sum(map(len, workers.values())) == 240
     for found in workers.values():
         assert {k for arm, k in found if arm == "tim"} == {k for arm, k in found if arm != "tim"}
+
+
+def test_workers_take_turns_at_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(wanted: str | None) -> list[str | None]:
+        return [one.get("CUDA_VISIBLE_DEVICES") for one in eval_workers.devices(wanted, 3)]
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for count, turns in ((0, [None] * 3), (2, ["0", "1", "0"])):
+        machine = Machine(1, 0, count, True)
+        monkeypatch.setattr("workbench.settings.this_machine", lambda: machine)  # noqa: B023
+        assert seen(None) == turns
+    assert seen("0,1") == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    assert seen(None) == ["GPU-a", "GPU-b", "GPU-a"] and seen("GPU-b") == ["GPU-b"] * 3
 
 
 def test_parts_are_gathered(tmp_path: Path) -> None:
