@@ -17,7 +17,10 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", default="runs/train", help="folder of the result")
     verb.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     verb.add_argument("--steps", type=int, help="fewer or more steps than the recipe's")
-    verb.add_argument("--seconds", type=float, help="as many steps as fit in this time")
+    verb.add_argument("--seconds", type=float, help="no more steps than fit in this time")
+    verb.add_argument(
+        "--workers", type=int, help="processes that make batches (the cores less two, 8 at most)"
+    )
     verb.add_argument(
         "--replay",
         type=int,
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.resume and not (out / "state.pt").exists():
         raise Failure(f"a checkpoint was wanted in {out}, none is there; leave --resume out")
-    workers = max(1, min(8, (os.cpu_count() or 2) - 2))
+    workers = args.workers or max(1, min(8, (os.cpu_count() or 2) - 2))
     for row in train(recipe, out, args.resume, workers, args.seconds, args.speed):
         log(f"step {row.step}: {row.tokens / row.seconds:,.0f} tokens/s")
         emit(asdict(row)) if args.json else log(str(asdict(row)))

@@ -27,7 +27,8 @@ def _multiply(given: Given, state: State, rng: random.Random) -> Step:
     product = digit * int(given["by"])
     total = product + int(state[0])
     after = (str(total // 10), counted(state[1], total % 10))
-    return Step(str(digit), after, f"product {product} sum {total} digit {total % 10}")
+    work = f"by {given['by']} product {product} sum {total} digit {total % 10}"
+    return Step(str(digit), after, work)
 
 
 def _by_two(rng: random.Random) -> tuple[Given, State]:
@@ -35,18 +36,21 @@ def _by_two(rng: random.Random) -> tuple[Given, State]:
 
 
 def _product(given: Given, state: State, rng: random.Random) -> Step:
-    digit = rng.randrange(10)
-    units, tens = digit * int(given["units"]), int(state[1]) * int(given["tens"])
-    total = units + tens + int(state[0])
-    check = counted(state[2], total)
-    work = f"products {units} {tens} makes {units + tens} sum {total} digit {total % 10}"
-    return Step(str(digit), (f"{total // 10:02d}", str(digit), check), work)
+    digit, (carried, behind, check) = rng.randrange(10), state
+    first, second = digit * int(given["units"]), int(behind) * int(given["tens"])
+    units = first % 10 + second % 10 + int(carried) % 10
+    tens = first // 10 + second // 10 + int(carried) // 10 + units // 10
+    work = f"{digit} by {given['units']} is {first}, {behind} by {given['tens']} is {second}"
+    after = (f"{tens:02d}", str(digit), counted(check, units))
+    found = f"units {units} tens {tens} digit {units % 10}"
+    return Step(str(digit), after, f"{work}, {found}")
 
 
 def _divide(given: Given, state: State, rng: random.Random) -> Step:
     digit = rng.randrange(10)
-    quotient, rest = divmod(10 * int(state[0]) + digit, int(given["by"]))
-    work = f"{state[0]}{digit} digit {quotient} makes {quotient * int(given['by'])} rest {rest}"
+    by = int(given["by"])
+    quotient, rest = divmod(10 * int(state[0]) + digit, by)
+    work = f"{state[0]}{digit} by {by} digit {quotient} makes {quotient * by} rest {rest}"
     return Step(str(digit), (str(rest), counted(state[1], quotient)), work)
 
 

@@ -2,7 +2,8 @@
 
 A window over flat text loses exactly that: the caller's value, the remembered choice, the loop's
 count. Each family is one function (level, random) -> Problem; the table of results is the tool's
-whole knowledge, one call tells one node or line, and no call computes an answer.
+whole knowledge, one call tells one node or line, and no call computes an answer. Labels are drawn
+from `pool` at least, so that short problems can have those of long ones.
 """
 
 import random
@@ -31,12 +32,12 @@ class Labels:
         return self._free.pop()
 
 
-def expression(level: int, rng: random.Random) -> Problem:
+def expression(level: int, rng: random.Random, pool: int = 0) -> Problem:
     """Evaluate an expression tree of `level` nodes (odd) modulo 10, a node a call.
 
     The value of a left child has to outlive the whole evaluation of the right one.
     """
-    labels = Labels(rng, level)
+    labels = Labels(rng, max(level, pool))
     results: dict[str, dict[str, str]] = {}
 
     def grow(nodes: int) -> tuple[str, int, Work]:
@@ -60,13 +61,13 @@ def expression(level: int, rng: random.Random) -> Problem:
     return Problem("expression", level, prompt, str(value), "node", "id", results, (work,))
 
 
-def blocks(level: int, rng: random.Random) -> Problem:
+def blocks(level: int, rng: random.Random, pool: int = 0) -> Problem:
     """Run nested blocks over one digit; a block's result is folded into the value around it.
 
     `open OP v` begins a block at value v; its `close` gives r, and the outer value becomes
     OP(outer, r). `level` counts lines.
     """
-    labels = Labels(rng, level)
+    labels = Labels(rng, max(level, pool))
     results: dict[str, dict[str, str]] = {}
     lines = [labels.take() for _ in range(level)]
     place = 0
@@ -141,12 +142,12 @@ class _Line:
         )
 
 
-def loops(level: int, rng: random.Random) -> Problem:
+def loops(level: int, rng: random.Random, pool: int = 0) -> Problem:
     """Run nested counted loops over one digit. `level` counts executed lines, roughly.
 
     How often a loop has run is known one level up, not in the line at hand.
     """
-    labels = Labels(rng, 900)
+    labels = Labels(rng, max(900, pool))
     results: dict[str, dict[str, str]] = {}
 
     def draw(budget: int) -> tuple[_Line, ...]:
@@ -210,12 +211,12 @@ def loops(level: int, rng: random.Random) -> Problem:
     return Problem("loops", level, prompt, str(end), "line", "n", results, works)
 
 
-def maze(level: int, rng: random.Random) -> Problem:
+def maze(level: int, rng: random.Random, pool: int = 0) -> Problem:
     """Find the word behind the doors of a maze of `level` rooms, first door first.
 
     When a door leads nowhere, the doors not yet tried are known only to the room that named them.
     """
-    labels = Labels(rng, level)
+    labels = Labels(rng, max(level, pool))
     results: dict[str, dict[str, str]] = {}
     word = rng.choice(WORDS)
 
@@ -241,7 +242,7 @@ def maze(level: int, rng: random.Random) -> Problem:
     return Problem("maze", level, prompt, word, "room", "id", results, (work,))
 
 
-FAMILIES: dict[str, Callable[[int, random.Random], Problem]] = {
+FAMILIES: dict[str, Callable[..., Problem]] = {
     "expression": expression,
     "blocks": blocks,
     "loops": loops,

@@ -16,12 +16,14 @@ def _tens(number: int) -> str:
 
 
 def _count(given: Given, state: State, rng: random.Random) -> Step:
-    letters, digit = rng.randint(1, 4), rng.randint(1, 9)
-    line = rng.choices("abcdefgh", k=letters)
-    line.insert(rng.randint(0, letters), str(digit))
-    product = letters * digit
-    work = f"{letters} by {digit} is {product}"
-    return Step(" ".join(line), (_tens(int(state[0]) + product),), work)
+    letters, digit = rng.choices("abcdefgh", k=rng.randint(1, 4)), rng.randint(1, 9)
+    line = letters.copy()
+    line.insert(rng.randint(0, len(letters)), str(digit))
+    product = len(letters) * digit
+    units = int(state[0]) % 10 + product % 10
+    tens = int(state[0]) // 10 + product // 10 + units // 10
+    work = f"{' '.join(letters)} {len(letters)} by {digit} is {product}, units {units} tens {tens}"
+    return Step(" ".join(line), (_tens(10 * tens + units % 10),), work)
 
 
 def _begin_search(rng: random.Random) -> tuple[Given, State]:
@@ -32,7 +34,9 @@ def _begin_search(rng: random.Random) -> tuple[Given, State]:
 def _search(given: Given, state: State, rng: random.Random) -> Step:
     pair = " ".join(rng.sample("abc", 2))
     found = [text.count(pair) for text in given.values()]
-    return Step(pair, _added(state, found), " ".join(map(str, found)))
+    marked = (text.replace(pair, f"{pair} +") for text in given.values())
+    work = ", ".join(f"{text} {n}" for text, n in zip(marked, found, strict=True))
+    return Step(pair, _added(state, found), work)
 
 
 def _added(state: State, found: list[int]) -> State:
@@ -95,9 +99,10 @@ def _begin_count2(rng: random.Random) -> tuple[Given, State]:
 
 
 def _count2(given: Given, state: State, rng: random.Random) -> Step:
-    word = rng.choices("abcde", k=4)
-    found = [word.count(letter) for letter in given["letters"].split()]
-    return Step(" ".join(word), _added(state, found), " ".join(map(str, found)))
+    word, letters = rng.choices("abcde", k=4), given["letters"].split()
+    found = [word.count(letter) for letter in letters]
+    work = " ".join(f"{letter} {n}" for letter, n in zip(letters, found, strict=True))
+    return Step(" ".join(word), _added(state, found), work)
 
 
 def _five_words(rng: random.Random) -> tuple[Given, State]:

@@ -24,13 +24,13 @@ class _Body:
     size: int = 0  # lines that run when it is called
 
 
-def calls(level: int, rng: random.Random) -> Problem:
+def calls(level: int, rng: random.Random, pool: int = 0) -> Problem:
     """Run procedures that call one another, about `level` lines in all.
 
     `call OP v` at P runs P from the value v until it returns r; the caller's value becomes
     OP(value, r) and its next line follows. The line that returns does not know to whom.
     """
-    taken = Labels(rng, 900)
+    taken = Labels(rng, max(900, pool))
     known: list[_Body] = []
 
     def draw(budget: int) -> _Body:
@@ -91,12 +91,12 @@ def calls(level: int, rng: random.Random) -> Problem:
     return Problem("calls", level, prompt, str(end), "line", "n", results, works)
 
 
-def limits(level: int, rng: random.Random) -> Problem:
+def limits(level: int, rng: random.Random, pool: int = 0) -> Problem:
     """Count the readings that are over the limit of their group, modulo 10; `level` lines.
 
     A group sets its own limit; behind its `close` the limit around it holds again.
     """
-    labels = Labels(rng, level)
+    labels = Labels(rng, max(level, pool))
     lines = [labels.take() for _ in range(level)]
     results: dict[str, dict[str, str]] = {}
     place = 0
@@ -150,4 +150,4 @@ def limits(level: int, rng: random.Random) -> Problem:
     return Problem("limits", level, prompt, str(end), "line", "n", results, tuple(works))
 
 
-FAMILIES: dict[str, Callable[[int, random.Random], Problem]] = {"calls": calls, "limits": limits}
+FAMILIES: dict[str, Callable[..., Problem]] = {"calls": calls, "limits": limits}

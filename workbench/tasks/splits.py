@@ -62,9 +62,11 @@ SPLITS: Mapping[str, Split] = {
 }
 
 BY_LABEL: Mapping[str, Callable[..., Problem]] = {**chains.FAMILIES, **tables.FAMILIES}
-GAPS = (1, 2, 4, 10, 30, 80)
-DIGITS = (2, 3, 3, 3, 3, 4)  # of labels, in training
-OTHERS: Mapping[str, Make] = {**nested.FAMILIES, **scopes.FAMILIES, **hanoi.FAMILIES}
+GAPS = (1, 2, 4, 10, 30, 80, 300, 2000)
+DIGITS = (2, 3, 3, 3, 3, 4, 4, 5, 5)  # of labels, in training
+BY_POOL: Mapping[str, Callable[..., Problem]] = {**nested.FAMILIES, **scopes.FAMILIES}
+POOLS = (0, 0, 0, 1000)  # labels to draw from: as many as are needed, or those of four digits
+OTHERS: Mapping[str, Make] = hanoi.FAMILIES
 
 
 def drawn(name: str, rng: random.Random, validation: bool = False) -> Problem:
@@ -74,6 +76,8 @@ def drawn(name: str, rng: random.Random, validation: bool = False) -> Problem:
     while True:
         if name in BY_LABEL:
             problem = BY_LABEL[name](level, rng, GAPS, rng.choice(DIGITS))
+        elif name in BY_POOL:
+            problem = BY_POOL[name](level, rng, rng.choice(POOLS))
         elif name in OTHERS:
             problem = OTHERS[name](level, rng)
         elif validation:

@@ -63,7 +63,7 @@ class Loop:
     """One training run over a net; `run` yields rows and leaves the adapter in `out`.
 
     `encoder` is called in worker processes; it must be importable there. With `seconds` the number
-    of steps is set, once the first hundred have been timed, to what fits.
+    of steps is cut, once the first hundred have been timed, to what fits.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Loop:
         return weights
 
     def _fit(self, elapsed: float) -> None:
-        """Set the number of steps to what `seconds` allow. Compilation and capture lie before
+        """Cut the number of steps to what `seconds` allow. Compilation and capture lie before
         `TIMED[0]`."""
         if self.seconds is None or self.step not in TIMED:
             return
@@ -182,7 +182,8 @@ class Loop:
             return
         a_step = (time.perf_counter() - self._timed_from) / (TIMED[1] - TIMED[0])
         left = int((self.seconds - elapsed) / a_step)
-        self.recipe = replace(self.recipe, steps=self.step + max(1, left))
+        steps = min(self.recipe.steps, self.step + max(1, left))
+        self.recipe = replace(self.recipe, steps=steps)
         self.seconds = None
 
     def _batches(self) -> Iterator[Batch]:
