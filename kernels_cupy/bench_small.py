@@ -63,13 +63,17 @@ def sample(b: Bench) -> Iterator[dict[str, Any]]:
     }  # fmt: skip
     for count in (64, 1):
         logits = [torch.randn(count, vocabulary, device=b.device) * 3 for _ in range(6)]
-        uniforms = torch.rand(count, dtype=torch.float64, device=b.device)
+        # evenly over [0, 1): a plain row's cost depends on how far down its number falls
+        order = torch.arange(count, dtype=torch.float64, device=b.device) * 0.618034
+        numbers = [(order + (i + 0.5) / len(logits)) % 1 for i in range(len(logits))]
         for name, kind in kinds.items():
             rows = [kind] * count
             settings = sampling.settings(rows).to(b.device)
             flat = sampling.may_be_flat(rows)
             draw = partial(sampling.draw, top_n=5, flat=flat)
-            us = graph_time([partial(draw, x, settings, None, uniforms) for x in logits])
+            us = graph_time(
+                [partial(draw, x, settings, None, u) for x, u in zip(logits, numbers, strict=True)]
+            )
             theirs = [partial(_torch_draw, x, name) for x in logits]
             peers = tried({"torch": partial(graph_time, theirs, 4.0, 5)})
             size = 4 * count * vocabulary

@@ -23,7 +23,7 @@ INSTANCES = tuple(
 )  # fmt: skip
 SHARED = 2048 * 16 + 1024 * 12 + 1024  # struct Shared of logits.cuh and room to spare
 TOP_N = 512  # at most
-CHUNK, BINS = 512, 1024  # of logits.cuh
+CHUNK, BINS, CAP = 512, 1024, 2048  # of logits.cuh
 LONGEST = 4096 * CHUNK  # vocabulary
 
 
@@ -107,9 +107,13 @@ def draw(
             LaunchPlan((blocks, count, 1), 512),
             logits, mask, settings, state, facts, bins, i32(vocabulary),
         )  # fmt: skip
+        readers = max(1, min(16, multiprocessors(device) // count, -(-chunks // 4)))
+        most = scratch.round_up(count)
         kernel("sample_bins", "sample_pick", device, VECTOR=define)(
-            one, logits, mask, settings, *numbers, notes, bins, token, logprob, top_ids,
-            top_logprobs, state, facts, i32(blocks), *sizes,
+            LaunchPlan((readers, count, 1), 1024, SHARED),
+            logits, mask, settings, *numbers, notes, bins, token, logprob, top_ids, top_logprobs,
+            state, facts, scratch.floats(device, "lists", most * 2 * CAP),
+            scratch.counters(device, "lists", most * 2), i32(blocks), *sizes,
         )  # fmt: skip
     kernel("sample_wide", "sample_wide", device, VECTOR=define)(
         one, logits, mask, settings, *numbers, token, logprob, top_ids, top_logprobs, state, facts,

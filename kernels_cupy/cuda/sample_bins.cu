@@ -1,7 +1,8 @@
 // The rows that `sample` left undecided: flat distributions. sample_bins, several blocks a row, counts and weighs
-// the logits by their distance to the maximum; sample_pick, a block a row, sees from that in which bins top-p's
-// last token, the drawn one and the top n lie, collects these bins alone and sorts them. A row of which even
-// they hold more than CAP (many equal logits), or whose top-k reaches far, is left to sample_wide.
+// the logits by their distance to the maximum; sample_pick's blocks see from that in which bins top-p's last
+// token, the drawn one and the top n lie and collect these bins alone, each from its share of the row; the last
+// of a row's blocks to arrive sorts them. A row of which even they hold more than CAP (many equal logits), or
+// whose top-k reaches far, is left to sample_wide.
 #ifndef VECTOR  // 1: rows begin on 16 bytes and hold whole chunks of 4; set by kernels_cupy/sample.py
 #define VECTOR 1
 #endif
@@ -75,13 +76,31 @@ __device__ __forceinline__ u64 pick_from_bins(Shared& s, int n, const Row& row, 
     return s.list[min(list_first(s, limit, [&](int i) { return until(i) > target; }), limit - 1)];
 }
 
+// What a row's blocks have listed, all `n` of them, in the list of the last to arrive: true there alone.
+__device__ __forceinline__ bool gather(Shared& s, u64* all, u32* counters, int n) {
+    const int mine = s.count;
+    if (threadIdx.x == 0) s.first = int(atomicAdd(counters, u32(mine)));
+    __syncthreads();
+    for (int i = threadIdx.x; i < mine; i += THREADS) all[s.first + i] = s.list[i];
+    __syncthreads();  // what all threads wrote is released by the arrival of one
+    if (threadIdx.x == 0) s.cut = arrive_last(counters + 1, gridDim.x);
+    __syncthreads();
+    if (!s.cut) return false;
+    for (int i = threadIdx.x; i < n; i += THREADS) s.list[i] = *reinterpret_cast<const volatile u64*>(all + i);
+    if (threadIdx.x == 0) counters[0] = 0;
+    __syncthreads();
+    return true;
+}
+
+// grid: (blocks a row, rows). lists [R, CAP]; counters [R, 2]: ranks in the list and blocks arrived, 0 between launches
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_pick(const float* __restrict__ logits, const u32* __restrict__ masks, const Row* __restrict__ rows,
                 const double* __restrict__ uniforms, const u64* __restrict__ seeds, const u64* __restrict__ indexes,
                 const Chunk* __restrict__ chunks, const u32* __restrict__ histograms, i64* __restrict__ token,
                 float* __restrict__ logprob, i64* __restrict__ top_ids, float* __restrict__ top_logprobs,
-                int* __restrict__ state, const Facts* __restrict__ facts, int blocks, int vocabulary, int top_n) {
-    const int r = blockIdx.x, lane = threadIdx.x % 32, bin = threadIdx.x;
+                int* __restrict__ state, const Facts* __restrict__ facts, u64* lists, u32* counters, int blocks,
+                int vocabulary, int top_n) {
+    const int r = blockIdx.y, lane = threadIdx.x % 32, bin = threadIdx.x, warps = THREADS / 32;
     static_assert(BINS == THREADS);
     if (state[r] != 2) return;
     DYNAMIC_SHARED(raw);
@@ -106,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const double mass = (count * least + double(places) / STEPS * (1.0 - least)) * exp2(double(bins.edge(bin) * rate));
     const double counted = block_scan(double(count), s.scan), weighed = block_scan(mass, s.scan);
     s.until[bin] = weighed;
-    if (threadIdx.x == 0) state[r] = 3, s.count = 0;
+    if (threadIdx.x == 0) s.count = 0;
     __syncthreads();
     const double total = s.until[BINS - 1];
     const auto bin_reached = [&](bool yes) { return block_first(yes, bin, BINS - 1, s); };
@@ -127,9 +146,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const double listed = block_scan(wanted ? double(count) : 0.0, s.scan);
     s.start[bin] = int(listed) - (wanted ? int(count) : 0);
     const int n = int(block_total(wanted ? double(count) : 0.0, s));
-    if (n > CAP) return;
+    if (n > CAP) return;  // all blocks of the row
 
-    for (int c = threadIdx.x / 32; c < z.chunks(); c += THREADS / 32) {
+    for (int c = blockIdx.x * warps + threadIdx.x / 32; c < z.chunks(); c += gridDim.x * warps) {
         const float best = chunks[i64(r) * z.chunks() + c].top;
         if (best == LOWEST || bins.of(best) > far) continue;
         float v[16];
@@ -140,6 +159,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         });
     }
     __syncthreads();
+    if (gridDim.x > 1 && !gather(s, lists + i64(r) * CAP, counters + 2 * r, n)) return;
     sort_list(s, n);
     u64 chosen = s.list[0];
     if (!greedy) {

@@ -44,6 +44,20 @@ def test_draws_are_the_cpu_s(vocabulary: int, spread: float, masked: bool) -> No
         assert torch.allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS[1:3])
+def test_a_flat_row_is_collected_by_several_blocks(kind: SamplerRow) -> None:
+    """Again and again: the blocks' counters are back at zero after a draw."""
+    for seed in range(3):
+        g = torch.Generator().manual_seed(seed)
+        logits = torch.randn(1, 8 * 1024 + 5, generator=g) * 0.7
+        u = torch.rand(1, generator=g, dtype=torch.float64)
+        got, state = draw(logits, settings([kind]), None, u, 4)
+        want = wanted(logits, [kind], None, u)
+        assert state.tolist() == [0]
+        assert torch.equal(got.token, want.token)
+        assert torch.equal(got.top_ids, want.top_ids)
+
+
 @pytest.mark.parametrize("u", [0.0, 0.25, 0.999999])
 def test_equal_logits_are_drawn_by_id(u: float) -> None:
     rows = [SamplerRow(temperature=1.0), SamplerRow(temperature=1.0, top_k=5)]
