@@ -2,10 +2,15 @@
 
 30 branches of 4k tokens decode freely, inside Thread-2 trees, and inside JSON of a schema. `wait`
 is the time between the end of a step's forward pass and the start of its draw, as the device's own
-clock tells it: what the device stands idle for masks, besides all other work of the host.
+clock tells it: what the device stands idle for masks, besides all other work of the host. `host_ms`
+is what the host does between the tokens of one step and the draw of the next, of which `fill_ms`
+fills masks and `collect_ms` is Python's garbage collector; `slack_ms` is what it then waits for the
+device. `worst` names the parts of the steps with the longest waits.
 """
 
 import argparse
+import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -42,6 +47,9 @@ class Watched:
         self._forward, self._sample = forward, sample
         self._end: torch.cuda.Event | None = None
         self.pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self.launched: list[float] = []  # each draw, by the host's clock
+        self.landed: list[float] = []  # its tokens
+        self.slack: list[float] = []  # seconds that the host waited for them
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._forward, name)
@@ -54,7 +62,23 @@ class Watched:
     def sample(self, *given: Any) -> Sampled:
         if self._end is not None:
             self.pairs.append((self._end, _mark()))
-        return self._sample(*given)
+        self.launched.append(time.perf_counter())
+        sampled = self._sample(*given)
+        wait = sampled.wait
+
+        def timed() -> None:
+            began = time.perf_counter()
+            wait()
+            self.landed.append(time.perf_counter())
+            self.slack.append(self.landed[-1] - began)
+
+        sampled.wait = timed
+        return sampled
+
+    def clear(self) -> None:
+        """Forget what was seen, but for the end of the last forward."""
+        for seen in (self.pairs, self.launched, self.landed, self.slack):
+            seen.clear()
 
     def waits(self) -> list[float]:
         """Seconds of each pair."""
@@ -113,6 +137,21 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     decoding.close()
 
 
+class Collector:
+    """Seconds that Python's garbage collector takes while entered."""
+
+    def __enter__(self) -> "Collector":
+        self.seconds = 0.0
+        gc.callbacks.append(self._heard)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        gc.callbacks.remove(self._heard)
+
+    def _heard(self, phase: str, facts: object) -> None:
+        self.seconds += time.perf_counter() * (1 if phase == "stop" else -1)
+
+
 def _timed(
     decoding: Decoding, watched: Watched, grammars: Sequence[Matcher | None]
 ) -> dict[str, Any]:
@@ -127,17 +166,31 @@ def _timed(
 
     run(WARM)
     decoding.events.clear()
-    watched.pairs.clear()
+    watched.clear()
     before = engine.ahead.hits
-    run(STEPS)
-    waits = sorted(watched.waits()[1:])  # the first step has nothing to be guessed from
+    with Collector() as collector:
+        run(STEPS)
+    waits = watched.waits()[1:]  # the first step has nothing to be guessed from
+    hosts = [b - a for a, b in zip(watched.landed, watched.launched[1:], strict=False)]
     steps = [e for e in decoding.events if e.decode == len(branches)]
-    seconds = sum(e.seconds for e in steps) / len(steps)
-    wait = sum(waits) / len(waits)
+    fills = [e.grammar_s for e in steps][1:]
+    seconds, count = sum(e.seconds for e in steps) / len(steps), len(steps)
+    wait, order = sum(waits) / len(waits), sorted(waits)
+    worst = sorted(zip(waits, hosts, fills, strict=False), reverse=True)[:3]
     return {
-        "value": round(1e3 * seconds, 3), "wait_ms": round(1e3 * wait, 4),
-        "wait_share": round(wait / seconds, 4),
-        "wait_p95_ms": round(1e3 * waits[int(0.95 * (len(waits) - 1))], 4),
-        "fill_ms": round(1e3 * sum(e.grammar_s for e in steps) / len(steps), 3),
-        "guessed": round((engine.ahead.hits - before) / len(steps), 3), "steps": len(steps),
+        "value": _ms(seconds), "wait_ms": _ms(wait), "wait_share": round(wait / seconds, 4),
+        "wait_p50_ms": _ms(order[len(order) // 2]),
+        "wait_p95_ms": _ms(order[int(0.95 * (len(order) - 1))]),
+        "fill_ms": _ms(sum(fills) / len(fills)), "host_ms": _ms(sum(hosts) / len(hosts)),
+        "slack_ms": _ms(sum(watched.slack) / len(watched.slack)),
+        "collect_ms": _ms(collector.seconds / count),
+        "worst": [
+            {k: _ms(v) for k, v in zip(("wait_ms", "host_ms", "fill_ms"), one, strict=True)}
+            for one in worst
+        ],
+        "guessed": round((engine.ahead.hits - before) / count, 3), "steps": count,
     }  # fmt: skip
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 4)
