@@ -24,6 +24,7 @@ INSTANCES = tuple(
 SHARED = 2048 * 16 + 1024 * 12 + 1024  # struct Shared of logits.cuh and room to spare
 TOP_N = 512  # at most
 CHUNK, BINS, CAP = 512, 1024, 2048  # of logits.cuh
+FEW = 64  # of sample.cu
 LONGEST = 4096 * CHUNK  # vocabulary
 
 
@@ -69,9 +70,9 @@ def draw(
     record: Record | None = None,
 ) -> tuple[Sampled, Tensor]:
     """The launches alone, all arguments on the device: what a graph captures. Also the rows' states
-    [R] int32: 1 where the mask allows nothing. Without `flat` the kernels for flat distributions
-    are left out: faster by two launches, slow on a row that would have needed them. The outcome
-    lies in `record`, a new one without it.
+    [R] int32: 1 where the mask allows nothing. `flat` is what `may_be_flat` says of the rows:
+    without it the kernels for flat distributions are left out. The outcome lies in `record`, a new
+    one without it.
     """
     count, vocabulary = logits.shape
     need(vocabulary <= LONGEST, f"at most {LONGEST} logits a row", vocabulary)
@@ -100,21 +101,22 @@ def draw(
         one, logits, mask, settings, *numbers, notes, token, logprob, entropy, top_ids,
         top_logprobs, state, facts, *sizes,
     )  # fmt: skip
-    if flat:
-        blocks = max(1, min(16, 2 * multiprocessors(device) // count), -(-chunks // 512))
-        bins = scratch.floats(device, "bins", scratch.round_up(count * blocks * 2 * BINS))
-        kernel("sample_bins", "sample_bins", device, VECTOR=define)(
-            LaunchPlan((blocks, count, 1), 512),
-            logits, mask, settings, state, facts, bins, i32(vocabulary),
-        )  # fmt: skip
-        readers = max(1, min(16, multiprocessors(device) // count, -(-chunks // 4)))
-        most = scratch.round_up(count)
-        kernel("sample_bins", "sample_pick", device, VECTOR=define)(
-            LaunchPlan((readers, count, 1), 1024, SHARED),
-            logits, mask, settings, *numbers, notes, bins, token, logprob, top_ids, top_logprobs,
-            state, facts, scratch.floats(device, "lists", most * 2 * CAP),
-            scratch.counters(device, "lists", most * 2), i32(blocks), *sizes,
-        )  # fmt: skip
+    if not flat:
+        return drawn, state
+    blocks = max(1, min(16, 2 * multiprocessors(device) // count), -(-chunks // 512))
+    bins = scratch.floats(device, "bins", scratch.round_up(count * blocks * 2 * BINS))
+    kernel("sample_bins", "sample_bins", device, VECTOR=define)(
+        LaunchPlan((blocks, count, 1), 512),
+        logits, mask, settings, state, facts, bins, i32(vocabulary),
+    )  # fmt: skip
+    readers = max(1, min(16, multiprocessors(device) // count, -(-chunks // 4)))
+    most = scratch.round_up(count)
+    kernel("sample_bins", "sample_pick", device, VECTOR=define)(
+        LaunchPlan((readers, count, 1), 1024, SHARED),
+        logits, mask, settings, *numbers, notes, bins, token, logprob, top_ids, top_logprobs,
+        state, facts, scratch.floats(device, "lists", most * 2 * CAP),
+        scratch.counters(device, "lists", most * 2), i32(blocks), *sizes,
+    )  # fmt: skip
     kernel("sample_wide", "sample_wide", device, VECTOR=define)(
         one, logits, mask, settings, *numbers, token, logprob, top_ids, top_logprobs, state, facts,
         *sizes,
@@ -131,7 +133,7 @@ def _scan_blocks(rows: int, chunks: int, device: torch.device) -> int:
 
 def may_be_flat(rows: Sequence[SamplerRow]) -> bool:
     """Whether a row's draw may depend on more than its likeliest tokens."""
-    return any(row.temperature > 0 and not 0 < row.top_k <= 64 for row in rows)
+    return any(row.temperature > 0 and not 0 < row.top_k <= FEW for row in rows)
 
 
 def _penalised(

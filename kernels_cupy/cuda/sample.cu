@@ -5,8 +5,8 @@
 // sample_scan reads all logits once, several blocks a row, and notes maximum and sums of every chunk of 512.
 // `sample`, a block a row, adds them up and finds a value that enough chunks reach; only chunks that reach it
 // can hold the likeliest tokens, and only these are read again, sorted, and drawn from. That decides greedy
-// rows, top-k and all but flat distributions; the others go to sample_bins. Sums are over chunks in a fixed
-// order, so that a row's outcome depends on nothing but the row.
+// rows, small top-k and all but flat distributions; the others go to sample_bins. Sums are over chunks in a
+// fixed order, so that a row's outcome depends on nothing but the row.
 #ifndef VECTOR  // 1: rows begin on 16 bytes and hold whole chunks of 4; set by kernels_cupy/sample.py
 #define VECTOR 1
 #endif
@@ -14,6 +14,7 @@
 
 #define SCAN_THREADS 256
 #define LIKELY 64  // chunks whose best are looked at where a mass has to be reached
+#define FEW 64     // a top-k that is decided here whatever the row; of kernels_cupy/sample.py
 
 __device__ __forceinline__ bool tempered(const Row& row) {
     return row.temperature > 0.f && row.temperature != 1.f && row.top_k == 0;
@@ -106,6 +107,29 @@ __device__ __forceinline__ float value_reached(Shared& s, int chunks, int wanted
     return block_max(reach, s.room);
 }
 
+// The `wanted` first of the row, one a pass, in s.list: for more equal or crowded logits than the list has room for.
+__device__ __forceinline__ int list_best(Shared& s, const Logits& z, int wanted) {
+    u64 last = 0;
+    int n = 0;
+    for (; n < wanted; n++) {
+        __syncthreads();
+        if (threadIdx.x == 0) s.found = 0;
+        __syncthreads();
+        u64 best = ~u64(0);
+        z.each([&](float x, int id) {
+            const u64 rank = rank_of(x, id);
+            if ((n == 0 || rank > last) && rank < best) best = rank;
+        });
+        if (best != ~u64(0)) atomicMax(&s.found, ~best);
+        __syncthreads();
+        if (s.found == 0) break;  // there are no more
+        last = ~s.found;
+        if (threadIdx.x == 0) s.list[n] = last;
+    }
+    __syncthreads();
+    return n;
+}
+
 // state 0: drawn, 1: the mask allows nothing, 2: not decided here. facts [R] are for those who go on.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample(const float* __restrict__ logits, const u32* __restrict__ masks, const Row* __restrict__ rows,
@@ -131,7 +155,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
     const bool greedy = row.temperature <= 0.f, by_mass = !greedy && row.top_k == 0;
     const bool all_kept = by_mass && row.min_p > 0.f && row.top_p >= 1.f;  // of min-p's, however many
-    float reach = value_reached(s, z.chunks(), max(max(1, top_n), greedy ? 0 : by_mass && !all_kept ? LIKELY : row.top_k));
+    const int wanted = max(max(1, top_n), greedy ? 0 : by_mass && !all_kept ? LIKELY : row.top_k);
+    float reach = value_reached(s, z.chunks(), wanted);
     // a little below the last that min-p keeps
     const float least = row.min_p > 0.f ? f.top + (logf(row.min_p) - 1e-3f) * row.temperature - 1e-6f * fabsf(f.top) : LOWEST;
     if (all_kept) reach = fminf(reach, least);
@@ -142,8 +167,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         list_chunk(s, v, c, [&](float x) { return x >= reach; });
     }
     __syncthreads();
-    const int n = s.count;
-    if (n > CAP) return;
+    int n = s.count;
+    const bool crowded = n > CAP;
+    if (crowded) {
+        if (by_mass || (!greedy && row.top_k > FEW)) return;
+        n = list_best(s, z, wanted);
+    }
     const bool whole = reach == LOWEST, sure = whole || greedy || !by_mass || (row.min_p > 0.f && reach <= least);
     const double uniform = greedy ? 0.0 : Uniforms{uniforms, seeds, indexes}.at(r);
     const double share = row.top_p < 1.f ? double(row.top_p) : uniform, needed = share * f.total * 1.00001;
@@ -152,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int i = threadIdx.x; i < n; i += THREADS) mass += exp2_fast((value_at(s.list[i]) - f.top) * LOG2E / row.temperature);
         if (block_sum(mass, s.room) * 1.001f < needed) return;
     }
-    sort_list(s, n);
+    if (!crowded) sort_list(s, n);
     u64 chosen = s.list[0];
     if (!greedy) {
         cumulate(s, n, f.top, row.temperature);

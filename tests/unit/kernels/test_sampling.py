@@ -67,6 +67,25 @@ def test_equal_logits_are_drawn_by_id(u: float) -> None:
     assert got.top_ids.tolist() == [[0, 1, 2]] * 2
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_crowded_rows_are_decided(flat: bool) -> None:
+    """More equal logits, or more in the best chunks, than a list holds."""
+    rows = [SamplerRow(), SamplerRow(top_k=700), SamplerRow(temperature=1.0, top_k=5)] * 2
+    g = torch.Generator().manual_seed(3)
+    logits = torch.zeros(len(rows), 6000)
+    logits[3:, :2600] = torch.randn(3, 2600, generator=g)
+    logits[3:, 2600:] = -torch.inf
+    mask = torch.full((len(rows), -(-6000 // 32)), -1, dtype=torch.int32)
+    mask[:, 0] = -2  # not the first token
+    u = torch.full((len(rows),), 0.5, dtype=torch.float64)
+    got, state = draw(logits, settings(rows), mask, u, 4, flat)
+    want = wanted(logits, rows, mask, u)
+    assert state.tolist() == [0] * len(rows)
+    assert torch.equal(got.token, want.token), (got.token, want.token)
+    assert got.top_ids[:3].tolist() == [[1, 2, 3, 4]] * 3  # equal ones by id
+    assert torch.equal(got.top_ids[3:], want.top_ids[3:])
+
+
 def test_a_mask_that_allows_one_decides() -> None:
     mask = torch.zeros(1, 100, dtype=torch.int32)
     mask[0, 40] = 8
