@@ -40,7 +40,7 @@ def settings(head_dim: int, rows: int, limit: int) -> dict[str, int]:
         resident = 1
     each = shared_bytes(head_dim, rows, stages) + 2048  # what the system and the tables take
     if resident * each > limit + 1024:
-        stages = 2
+        stages = 2 if shared_bytes(head_dim, rows, 2) <= limit else 1
         each = shared_bytes(head_dim, rows, stages) + 2048
         resident = max(1, min(resident, (limit + 1024) // each))
     s = {"HEAD_DIM": head_dim, "ROWS": rows, "STAGES": stages, "RESIDENT": resident}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kernels_cupy import extend_attention, paged_attention
 from kernels_cupy.compile import CUDA, Resources, closure, compile_cubin, digest, parse_resources
 from kernels_cupy.errors import CompileError
 from kernels_cupy.launch import Instance
@@ -24,6 +25,19 @@ def test_compiles_without_spills(instance: Instance) -> None:
         assert "Potential Performance Loss" not in built.log, built.log
         if instance.hot:
             assert used.spill_stores == used.spill_loads == 0, f"{arch}: {used}"
+
+
+@pytest.mark.parametrize(("arch", "most"), [("sm_80", 163), ("sm_90a", 227), ("sm_120", 99)])
+def test_attention_fits_the_shared_memory(arch: str, most: int) -> None:
+    for x in INSTANCES:
+        size = x.defines
+        if arch in x.archs and x.entry == "paged_attention":
+            need = paged_attention.shared_bytes(size["HEAD_DIM"], size["ROWS"], size["STAGES"])
+        elif arch in x.archs and x.entry == "extend_attention":
+            need = extend_attention.shared_bytes(dict(size))
+        else:
+            continue
+        assert need <= most << 10, f"{_name(x)} {arch}: {need} bytes"
 
 
 def test_prints_what_each_kernel_uses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ here are the other shapes and the variants that a GPU would choose.
 import pytest
 import torch
 
-from kernels_cupy import expert_mlp, launch
+from kernels_cupy import expert_mlp, launch, paged_attention
 from kernels_cupy.emulate import emulated
 from kernels_cupy.errors import KernelError
 from kernels_cupy.launch import LaunchPlan, elem
@@ -42,6 +42,13 @@ TREES = [
 @pytest.mark.parametrize("case", DECODES)
 def test_decode(case: Step) -> None:
     checks.attention(case, 1, "cpu")
+
+
+def test_decode_on_a_consumer_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Head_dim 256 in 99 KB of shared memory: one stage."""
+    monkeypatch.setattr(paged_attention, "shared_limit", lambda device: 99 << 10)
+    assert paged_attention.settings(256, 8, 99 << 10)["STAGES"] == 1
+    checks.attention(DECODES[3], 1, "cpu")
 
 
 @pytest.mark.parametrize("case", EXTENDS)
