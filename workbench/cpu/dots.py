@@ -10,11 +10,11 @@ signed s[2][16], for columns below and from 16 on. Values, each q unsigned: q4_1
 d * (q - 8), q8_0 d * (q - 128), q4_k d * c * q + m * e, q6_k d * s * (q - 32).
 
 A panel holds M rows of activations, record by record, a record a block of 32 columns: M x 32 int8
-values; M float scales of the columns below 16 and M of those from 16 on (the same where the set is
-not `fine`: each large value then spoils 31 others, and SmolLM2's logits err by 0.24, not 0.15); M
-sums of the values that the block stands for, as floats; M sums of the int8 values of either half,
-as int32. Integer sums are exact and floats are added block by block in the same order for every M:
-a row's result does not depend on who shares its panel.
+values; M float scales of the columns below 16 and M of those from 16 on (with one for all 32 each
+large value spoils 31 others, and SmolLM2's logits err by 0.24, not 0.15); M sums of the values that
+the block stands for, as floats; M sums of the int8 values of either half, as int32. Integer sums
+are exact and floats are added block by block in the same order for every M: a row's result does not
+depend on who shares its panel.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from workbench.cpu import isa
 from workbench.cpu.emit import F16, F32, I8, I16, I32, I64, Code, Kernel, Value, Var, vec
 
 ROWS = 16  # output rows of a tile
@@ -29,6 +30,7 @@ COLS = 32  # columns that share a scale
 PANEL = 8  # most rows of activations in a panel
 RECORD = COLS + 20  # bytes of a panel's record, each row
 AHEAD = {64: 10, 32: 6, 16: 6}  # blocks that the prefetch runs ahead, by bytes of a vector
+MANY = 5  # rows from which on Zen cores want to be asked, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,29 +95,23 @@ def _walk(
     with code.loop(I64(0), blocks) as block:
         at = code.at(w, code.b.mul(block, I64(form.block)))
         record = code.at(panel, code.b.mul(block, I64(RECORD * rows)))
-        if firsts[0] == 0:
+        if firsts[0] == 0 and (rows >= MANY or not isa.fetches_ahead()):
             for line in range(0, form.block, 64):
-                code.prefetch(at, AHEAD[code.isa.width] * form.block + line)
+                code.prefetch(at, AHEAD[code.isa.width] * form.block + line, 1)
         for first, part in zip(firsts, sums, strict=True):
             groups = _groups(code, form, at, first, lanes)
             scale, minimum = _scales(code, form, at, first, lanes)
             steps = _steps(code, form, at, first, lanes)
             for m in range(rows):
                 totals = [
-                    _dot(code, form, groups, steps, record, halves, m, rows, lanes)
-                    for halves in _halves_apart(code, form)
+                    _dot(code, form, groups, steps, record, half, m, rows, lanes)
+                    for half in range(2)
                 ]
                 _accumulate(code, part[m], totals, scale, minimum, record, m, rows)
     for first, part in zip(firsts, sums, strict=True):
         for m in range(rows):
             place = code.at(out, code.b.mul(stride, I64(m)))
             _put(code, part[m].get(), place, 4 * first, add)
-
-
-def _halves_apart(code: Code, form: Form) -> list[range]:
-    """The block's halves of sixteen columns that are summed together."""
-    apart = code.isa.fine or form.bits == 6  # q6_k's own scales part them
-    return [range(1), range(1, 2)] if apart else [range(2)]
 
 
 def _accumulate(
@@ -130,8 +126,7 @@ def _accumulate(
     if minimum is not None:
         acc.set(code.fma(minimum, beside(8), acc.get()))
     value = b.fmul(b.sitofp(totals[0], wide), beside(0))
-    for total in totals[1:]:
-        value = code.fma(b.sitofp(total, wide), beside(4), value)
+    value = code.fma(b.sitofp(totals[1], wide), beside(4), value)
     acc.set(code.fma(value, scale, acc.get()))
 
 
@@ -201,26 +196,22 @@ def _high(code: Code, at: Value, group: int, first: int, kind: ir.VectorType) ->
 
 def _dot(
     code: Code, form: Form, groups: list[Value], steps: list[Value], record: Value,
-    halves: range, m: int, rows: int, lanes: int,
+    half: int, m: int, rows: int, lanes: int,
 ) -> Value:  # fmt: skip
-    """Exact int32 sums over `halves` of the block for row m of the panel, q6_k's multipliers
+    """Exact int32 sums over one half of the block for row m of the panel, q6_k's multipliers
     worked in: those stay below 2**24, so that floats hold them too."""
     b, wide = code.b, vec(I32, lanes)
 
     def quad(j: int) -> Value:
-        return code.splat(code.load(record, COLS * m + 16 * halves[0] + 4 * j, I32, 4), wide)
+        return code.splat(code.load(record, COLS * m + 16 * half + 4 * j, I32, 4), wide)
 
     start = code.const(wide, 0)
     removed = form.offset if form.bits != 8 or code.isa.dot == "vpdpbusd" else 0
     if removed:
-        summed = I32(0)
-        for half in halves:
-            part = code.load(record, (COLS + 12 + 4 * half) * rows + 4 * m, I32, 4)
-            summed = b.add(summed, part)
+        summed = code.load(record, (COLS + 12 + 4 * half) * rows + 4 * m, I32, 4)
         start = code.splat(b.mul(summed, I32(-removed)), wide)
-    part_of = groups[4 * halves[0] : 4 * halves[-1] + 4]
-    found = _DOTS[code.isa.dot](code, form, part_of, quad, start)
-    return b.mul(steps[halves[0]], found) if steps else found
+    found = _DOTS[code.isa.dot](code, form, groups[4 * half : 4 * half + 4], quad, start)
+    return b.mul(steps[half], found) if steps else found
 
 
 def _vpdpbusd(
@@ -258,7 +249,7 @@ def _vpmaddubsw(
     for j in range(2, len(groups)):
         x = code.b.bitcast(quad(j), bytes_)
         chains[j % 2] = code.b.add(chains[j % 2], pair(groups[j], x))
-    if form.bits == 4:  # 16 products of at most 15 * 127 fit int16
+    if form.bits == 4:  # eight products of at most 15 * 127 fit int16
         return code.b.add(start, widen(code.b.add(*chains)))
     # four products of at most 63 * 127 fit int16
     return code.b.add(start, code.b.add(*(widen(chain) for chain in chains)))
@@ -293,7 +284,7 @@ def _plain(
         w, x = b.bitcast(w, pairs), b.bitcast(quad(j), pairs)
         odd = b.mul(b.ashr(w, eight), b.ashr(x, eight))
         even = b.mul(b.ashr(b.shl(w, eight), eight), b.ashr(b.shl(x, eight), eight))
-        if form.bits == 4:  # 16 products of at most 15 * 127 fit int16
+        if form.bits == 4:  # eight products of at most 15 * 127 fit int16
             small = b.add(small, b.add(odd, even))
         else:
             start = b.add(start, b.add(fold(odd), fold(even)))

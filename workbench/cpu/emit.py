@@ -167,8 +167,10 @@ class Code:
         halves = self.b.trunc(self.b.or_(size, sign), vec(I16, n))
         return self.b.bitcast(halves, vec(F16, n))
 
-    def prefetch(self, base: Value, offset: Value | int) -> None:
-        self.call("llvm.prefetch.p0", ir.VoidType(), self.at(base, offset), I32(0), I32(3), I32(1))
+    def prefetch(self, base: Value, offset: Value | int, level: int) -> None:
+        """Ask for a line, into the first or the second level of the cache."""
+        place, near = self.at(base, offset), I32(4 - level)
+        self.call("llvm.prefetch.p0", ir.VoidType(), place, I32(0), near, I32(1))
 
     # control
 

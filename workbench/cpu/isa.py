@@ -27,12 +27,6 @@ class Isa:
     registers: int  # vector registers; decides how much attention keeps in them
     evidence: str  # the instruction whose absence means that vectorisation was lost
 
-    @property
-    def fine(self) -> bool:
-        """Activations get a scale for each 16 values, not for each 32: where the dot product sums
-        in int32 right away this takes 1 % of a step, elsewhere 4."""
-        return self.dot in ("vpdpbusd", "sdot")
-
 
 _AVX2 = "+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt,+lzcnt,+movbe"
 _AVX512 = f"{_AVX2},+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512cd,+avx512vnni"
@@ -65,6 +59,12 @@ def machine() -> Literal["x86", "arm", "any"]:
     if word in ("x86_64", "amd64", "i686"):
         return "x86"
     return "arm" if word in ("aarch64", "arm64") else "any"
+
+
+def fetches_ahead() -> bool:
+    """Whether the CPU is best left alone to fetch a lone stream: AMD's Zen cores read it as fast as
+    memory gives it, and asking for its lines takes 8 % away."""
+    return str(llvm.get_host_cpu_name()).startswith("znver")
 
 
 @cache

@@ -30,7 +30,7 @@ def _rms_norm(
 
 def _quantise(code: Code, x: Value, blocks: Value, panel: Value, row: Value, rows: Value) -> None:
     """Write x, 32 values a block, as row `row` of a panel of `rows`: int8 with a scale for each
-    sixteen, the same for both where the set is not `fine`."""
+    sixteen."""
     b = code.b
     record = b.mul(rows, I64(RECORD))
     beside = b.add(b.mul(rows, I64(COLS)), b.mul(row, I64(4)))
@@ -40,16 +40,9 @@ def _quantise(code: Code, x: Value, blocks: Value, panel: Value, row: Value, row
         from_ = code.at(x, b.mul(block, I64(4 * COLS)))
         values, tail = code.at(at, b.mul(row, I64(COLS))), code.at(at, beside)
         stands_for = code.const(F32, 0.0)
-        both = [code.load(from_, half * STEP, VF) for half in range(2)]
-        sizes = [code.unary("fabs", part) for part in both]
-        if code.isa.fine:
-            most = [
-                _poisoned(code, part, code.max_lanes(size))
-                for part, size in zip(both, sizes, strict=True)
-            ]
-        else:
-            most = [_poisoned(code, b.fadd(*both), code.max_lanes(code.larger(*sizes)))] * 2
-        for half, (part, largest) in enumerate(zip(both, most, strict=True)):
+        for half in range(2):
+            part = code.load(from_, half * STEP, VF)
+            largest = _poisoned(code, part, code.max_lanes(code.unary("fabs", part)))
             scale = b.fmul(largest, code.const(F32, 1 / 127))
             inverse = b.fdiv(code.const(F32, 127.0), largest)
             some = b.fcmp_ordered(">", largest, code.const(F32, 0.0))
@@ -175,8 +168,8 @@ def _expand(
     with code.loop(first, stop, 4) as r:
         line = b.mul(b.sub(r, first), I64(32))
         from_ = code.at(small, b.mul(r, I64(4)))
-        code.prefetch(tile, b.add(line, I64(1024)))
-        code.prefetch(tile, b.add(line, I64(1088)))
+        code.prefetch(tile, b.add(line, I64(1024)), 1)
+        code.prefetch(tile, b.add(line, I64(1088)), 1)
         for j, total in enumerate(sums):
             each = code.splat(code.load(from_, 4 * j, F32), VF)
             row = _bf16(code, tile, b.add(line, I64(32 * j)))

@@ -1,6 +1,6 @@
 """The same net in plain torch fp32, over whole sequences: no pages, no batch.
 
-`rounded`: inputs of matrices go through int8 in blocks of `columns`, and K and V through halves, as
+`rounded`: inputs of matrices go through int8 in blocks of 16, and K and V through halves, as
 the step has them by design. What differs then is a fault; without it, what differs is the price of
 the design.
 """
@@ -9,16 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.cpu import isa
 from workbench.cpu.weights import PackedNet
 
 
 class Oracle:
-    def __init__(
-        self, net: PackedNet, rounded: bool = True, instructions: str | None = None
-    ) -> None:
+    def __init__(self, net: PackedNet, rounded: bool = True) -> None:
         self.rounded = rounded
-        self.columns = 16 if isa.choose(instructions)[0].fine else 32
         self.routed: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> experts, weights [T, k]
         self.net, self.shape = net, net.shape
         self.w = {name: torch.from_numpy(net.dense(name)) for name in net.matrices}
@@ -40,7 +36,7 @@ class Oracle:
     def int8(self, x: Tensor) -> Tensor:
         if not self.rounded:
             return x
-        blocks = x.reshape(-1, self.columns)
+        blocks = x.reshape(-1, 16)
         scale = (blocks.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
         return ((blocks / scale).round() * scale).view(x.shape)
 

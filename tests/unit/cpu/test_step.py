@@ -93,7 +93,7 @@ def test_the_plain_step_of_any_cpu(name: str) -> None:
     packed, ids = nets.net(name, "q4"), nets.tokens(40)
     plain = NumbaForward(packed, instructions="plain")
     got = Paged(plain, 16).all_logits(ids, [40])
-    near(got, Oracle(packed, instructions="plain").logits(ids))
+    near(got, Oracle(packed).logits(ids))
     assert torch.equal(Paged(plain, 7).all_logits(ids, [9, 1, 1, 29]), got)
 
 
