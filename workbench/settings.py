@@ -44,6 +44,7 @@ class Settings:
     window: int | None = None  # resident tokens that a branch may hold
     max_rows: int = 32  # branches a step
     chunk: int = 512  # prefill tokens a step
+    lookup: int = 0  # tokens that a row drafts from its own text and runs beside the next one
     threads: int = 1  # of torch
     trace: Path | None = None
     record: bool = True  # False: facts are counted, none is kept
@@ -57,6 +58,8 @@ def resolve(asked: Settings = Settings(), machine: Machine | None = None) -> Set
     for name in ("page_size", "max_rows", "chunk", "threads"):
         if getattr(asked, name) < 1:
             raise SettingsError(f"{name}: at least 1 is wanted, {getattr(asked, name)} came")
+    if asked.lookup < 0:
+        raise SettingsError(f"lookup: at least 0 is wanted, {asked.lookup} came")
     if asked.pages is not None and asked.pages < 1:
         raise SettingsError(f"pages: at least 1 is wanted, {asked.pages} came")
     if asked.window is not None and asked.window < 1:

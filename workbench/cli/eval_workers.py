@@ -27,6 +27,7 @@ HANDED_ON = (
     "window",
     "pages",
     "page_size",
+    "lookup",
     "adapter",
     "peaks",
 )  # options of a worker

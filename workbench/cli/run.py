@@ -40,6 +40,10 @@ def engine_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--pages", type=int, metavar="N", help="pages of the pool")
     verb.add_argument("--page-size", type=int, default=16, metavar="N")
     verb.add_argument(
+        "--lookup", type=int, default=0, metavar="D",
+        help="draft D tokens a step from the text so far; what is sampled stays the same",
+    )  # fmt: skip
+    verb.add_argument(
         "--adapter", action="append", metavar="NAME=DIR", help="a LoRA (PEFT) under that name"
     )
 
@@ -100,6 +104,7 @@ def open_session(args: argparse.Namespace, trace: Path | None, **more: Any) -> A
         pages=args.pages,
         page_size=args.page_size,
         window=args.window,
+        lookup=args.lookup,
         trace=trace,
         **more,
     )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from workbench.engine.jobs import Advance, Generate
+from workbench.engine.jobs import Advance, Draft, Generate
 from workbench.engine.memory import Memory
 from workbench.engine.sequence import ALL, Branch
 from workbench.forward import PLAIN, ForwardBatch, Segment
@@ -27,6 +27,11 @@ class Row:
     logits: tuple[int, int] = (0, 0)  # rows of the output's logits that are this branch's
     hidden: tuple[int, int] = (0, 0)
     scored: int = 0  # of the logit rows, the leading ones that score the fed token behind them
+    draft: Draft | None = None  # run behind the last entry
+
+    @property
+    def drafted(self) -> list[int]:
+        return self.draft.tokens if self.draft is not None else []
 
     @property
     def last(self) -> bool:
@@ -64,8 +69,13 @@ def pack(rows: Sequence[Row], memory: Memory, routing: bool) -> Packed:
             range(start, stop) if branch.positions is None else branch.positions[start:stop]
         )
         slots.append(memory.slots(branch, start, stop))
+        if row.draft is not None:
+            past = stop + len(row.drafted)
+            ids.extend(row.drafted)
+            positions.extend(range(stop, past))
+            slots.append(_draft_slots(row, memory.page_size))
         starts.append(len(ids))
-        kv_lens.append(stop)
+        kv_lens.append(stop + len(row.drafted))
         if branch.vectors:
             for entry in range(start, stop):
                 vector = branch.vectors.get(branch.resident[entry])
@@ -103,6 +113,7 @@ def _decodes(row: Row) -> bool:
     branch, job = row.branch, row.branch.job
     return (
         row.stop - row.start == 1
+        and row.draft is None
         and row.stop == len(branch.resident)
         and branch.positions is None
         and branch.split == ALL
@@ -166,7 +177,7 @@ def _ask(
         logit_rows.extend(range(base + begin, base + end))
         row.scored = max(0, end - begin)
     if row.last:
-        logit_rows.append(base + row.stop - 1)
+        logit_rows.extend(range(base + row.stop - 1, base + row.stop + len(row.drafted)))
     row.logits = (first, len(logit_rows))
     wanted = job.hidden_layers
     if wanted:
@@ -181,14 +192,26 @@ def _ask(
 
 
 def _tables(rows: Sequence[Row], page_size: int) -> Tensor:
-    if len(rows) == 1:
+    if len(rows) == 1 and rows[0].draft is None:
         branch = rows[0].branch
         return torch.from_numpy(branch.table[None, : len(branch.pages)])
-    tables = np.zeros((len(rows), max(len(row.branch.pages) for row in rows)), np.int64)
+    drafts = any(row.draft is not None for row in rows)
+    width = max(len(row.branch.pages) for row in rows) + drafts
+    tables = np.zeros((len(rows), width), np.int64)
     for b, row in enumerate(rows):
         n = len(row.branch.pages)
         tables[b, :n] = row.branch.table[:n]
+        if row.draft is not None:
+            tables[b, n] = max(0, row.draft.page)
     return torch.from_numpy(tables)
+
+
+def _draft_slots(row: Row, page_size: int) -> I64:
+    """Behind the last entry, on the branch's last page and on the one that the draft was given."""
+    assert row.draft is not None
+    pages = np.array([row.branch.pages[-1], row.draft.page], np.int64)
+    places = np.arange(row.stop, row.stop + len(row.drafted), dtype=np.int64)
+    return pages[places // page_size - len(row.branch.pages) + 1] * page_size + places % page_size
 
 
 # ---- attachments ----

@@ -23,6 +23,7 @@ from workbench.engine.errors import (
 )
 from workbench.engine.inbox import Inbox
 from workbench.engine.ledger import Ledger
+from workbench.engine.lookup import Lookup
 from workbench.engine.memory import Memory
 from workbench.engine.philox import child_seed
 from workbench.engine.protocols import (
@@ -82,12 +83,16 @@ class Engine:
         record_routing: bool = False,
         clock: Callable[[], float] = time.perf_counter,
         heard: Callable[[], bool] = lambda: True,
+        lookup: int = 0,
     ) -> None:
         """`pages` × `page_size` tokens of KV; `limit` resident tokens a branch may hold (the
         net's window when None); `max_rows` branches and `chunk` tokens of waiting text a step.
         `emit` gets every fact, on the engine's thread; of sampled tokens only while `heard` says
-        that somebody wants to know. `detokenize` gives a token's bytes.
+        that somebody wants to know. `detokenize` gives a token's bytes. `lookup`: tokens that a row
+        may draft from its own text and run beside the next one; 0: none.
         Raises ValueError where the backend cannot serve the pool's geometry."""
+        if lookup < 0:
+            raise BadArgument(f"lookup must be at least 0, got {lookup}")
         if max_rows < 1 or chunk < 1:
             raise BadArgument(f"max_rows and chunk must be at least 1, got {max_rows} and {chunk}")
         self.forward = forward
@@ -105,6 +110,7 @@ class Engine:
         self.control = Control(self)
         self.ledger = Ledger(self)
         self.ahead = Ahead(self, bool(getattr(forward, "ahead", False)))
+        self.lookup = Lookup(self, lookup)
         self.on_command: CommandHandler | None = None  # obeys what the engine itself does not
         self.on_cancel: Callable[[RequestId], None] | None = None  # its branches went already
 

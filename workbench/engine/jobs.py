@@ -115,6 +115,20 @@ class Seen:
 
 
 @dataclass(slots=True, eq=False)
+class Draft:
+    """Tokens guessed to come behind stream index `start`, and what their check needs."""
+
+    start: int  # stream length when the guess was made
+    tokens: list[int] = field(default_factory=list)
+    masks: list[npt.NDArray[np.int32]] = field(default_factory=list)  # of each draw, one more
+    page: int = -1  # free, where those lie that find no room on the branch's own
+    turn: int = 0  # how often it had been taken
+
+    def cut(self, n: int) -> None:
+        del self.tokens[n:]
+
+
+@dataclass(slots=True, eq=False)
 class Generate(Job):
     """Sample until something says stop."""
 
@@ -126,6 +140,7 @@ class Generate(Job):
     feedback: Feedback = TOKEN
     monitor: Monitor | None = None
     vocabulary: int = 0
+    draft: Draft | None = None  # of the step in progress
     queue: "asyncio.Queue[Token | None] | None" = None  # of a stream; None ends it
 
     row: SamplerRow = field(default_factory=SamplerRow)

@@ -17,6 +17,8 @@ class Request:
     sampled: int = 0
     fed: int = 0  # put in from outside, prompts included
     computed: int = 0  # tokens run through the net
+    drafted: int = 0  # tokens run on a guess, beside those computed
+    kept: int = 0  # of these, the right ones: they are computed ones
     reused: int = 0  # tokens whose pages were found instead
     scorer: int = 0  # tokens that scorers read
     scorer_calls: int = 0

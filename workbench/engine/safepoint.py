@@ -46,7 +46,7 @@ class Control:
         self.paused = False
         self.abandoned = False  # the last pass was given up for a command
         self._engine = engine
-        self._tokens_left: int | None = None
+        self.tokens_left: int | None = None  # to be sampled before a pause
         self._next_node = False
         self._out_of: NodeId | None = None
         self._open: dict[NodeId, None] = {}  # nodes that are open, oldest first
@@ -90,7 +90,7 @@ class Control:
         if command.n < 1:
             raise Refused(f"n must be at least 1, got {command.n}")
         self._go()
-        self._tokens_left = command.n
+        self.tokens_left = command.n
         return {}
 
     def _step_node(self, command: StepNode) -> Outcome:
@@ -202,25 +202,25 @@ class Control:
     # ---- pausing ----
 
     def _pause(self) -> None:
-        self._tokens_left, self._next_node, self._out_of = None, False, None
+        self.tokens_left, self._next_node, self._out_of = None, False, None
         self.paused = True
         self._engine.tell(RunPaused(self._engine.now, self._engine.t(), self.abandoned))
         self.abandoned = False
 
     def _go(self) -> None:
-        self._tokens_left, self._next_node, self._out_of = None, False, None
+        self.tokens_left, self._next_node, self._out_of = None, False, None
         if self.paused:
             self.paused = False
             self._engine.tell(RunResumed(self._engine.now, self._engine.t()))
 
     def sampled(self) -> None:
         """A token was sampled."""
-        if self._tokens_left is not None:
-            self._tokens_left -= 1
+        if self.tokens_left is not None:
+            self.tokens_left -= 1
 
     def stepped(self) -> None:
         """A step has ended."""
-        if self._tokens_left is not None and self._tokens_left <= 0:
+        if self.tokens_left is not None and self.tokens_left <= 0:
             self._pause()
 
     def saw(self, event: Event) -> None:

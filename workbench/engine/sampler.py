@@ -75,12 +75,16 @@ class Drawing:
         )
 
 
-def draw(sample: Sample, jobs: Sequence[Generate], logits: Tensor, record_top: int) -> Drawing:
+def draw(
+    sample: Sample, jobs: Sequence[Generate], logits: Tensor, record_top: int,
+    behind: Sequence[int] | None = None,
+) -> Drawing:  # fmt: skip
     """Begin to draw a token for each job from its row of `logits` [R, V]. A row's draw depends on
-    its own stream only."""
+    its own stream only. `behind`: how many of its job's drafted tokens a row stands behind; none
+    where None."""
     vocabulary = logits.shape[1]
     began = perf_counter()
-    mask = _mask(jobs, vocabulary)
+    mask = _mask(jobs, vocabulary, behind)
     grammar_s = perf_counter() - began if mask is not None else 0.0
     sampled = sample(
         logits,
@@ -88,24 +92,25 @@ def draw(sample: Sample, jobs: Sequence[Generate], logits: Tensor, record_top: i
         mask,
         [job.seen.upto(job.branch.tokens) if job.seen else _NONE_SEEN for job in jobs],
         [job.bias for job in jobs],
-        _uniforms(jobs),
+        _uniforms(jobs, behind),
         max(record_top, max(job.want.top for job in jobs)),
     )
     return Drawing(sampled, grammar_s)
 
 
-def _uniforms(jobs: Sequence[Generate]) -> Tensor:
-    """Each job's number for its next token; 0 where it draws none."""
+def _uniforms(jobs: Sequence[Generate], behind: Sequence[int] | None) -> Tensor:
+    """Each row's number for its token; 0 where it draws none."""
+    indexes = [len(job.branch.tokens) for job in jobs]
+    if behind is not None:
+        indexes = [index + n for index, n in zip(indexes, behind, strict=True)]
     heated = [job for job in jobs if job.row.temperature > 0]
     if len(heated) <= FEW:
         numbers = [
-            uniform(job.seed, len(job.branch.tokens)) if job.row.temperature > 0 else 0.0
-            for job in jobs
+            uniform(job.seed, index) if job.row.temperature > 0 else 0.0
+            for job, index in zip(jobs, indexes, strict=True)
         ]
         return torch.tensor(numbers, dtype=torch.float64)
-    return torch.from_numpy(
-        uniforms([job.seed for job in jobs], [len(job.branch.tokens) for job in jobs])
-    )
+    return torch.from_numpy(uniforms([job.seed for job in jobs], indexes))
 
 
 def _possible(ids: list[int], logprobs: list[float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -116,13 +121,16 @@ def _possible(ids: list[int], logprobs: list[float]) -> tuple[tuple[int, ...], t
     return tuple(ids), tuple(logprobs)
 
 
-def _mask(jobs: Sequence[Generate], vocabulary: int) -> Tensor | None:
+def _mask(jobs: Sequence[Generate], vocabulary: int, behind: Sequence[int] | None) -> Tensor | None:
     if all(job.matcher is None for job in jobs):
         return None
     rows = np.full((len(jobs), -(-vocabulary // 32)), -1, np.int32)
     together: dict[type, list[int]] = {}
     for i, job in enumerate(jobs):
         if job.matcher is None:
+            continue
+        if behind is not None and job.draft is not None:
+            rows[i] = job.draft.masks[behind[i]]
             continue
         if hasattr(job.matcher, "fill_many"):
             together.setdefault(type(job.matcher), []).append(i)

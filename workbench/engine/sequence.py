@@ -22,6 +22,7 @@ from workbench.words import Origin, Phase, RequestId, SeqId
 
 if TYPE_CHECKING:
     from workbench.engine.jobs import Job
+    from workbench.engine.lookup import Grams
 
 ALL = 1 << 62  # more entries than any branch will have
 
@@ -47,7 +48,7 @@ class Branch:
     """Handle of one stream. Strategies read it; only the engine writes it."""
 
     __slots__ = (
-        "chain", "children", "encoded", "gone", "hidden", "island", "job", "logits", "net",
+        "chain", "children", "encoded", "gone", "grams", "hidden", "island", "job", "logits", "net",
         "origins", "override", "pages", "parent", "positions", "pure", "reading", "removals",
         "request", "resident", "saved", "seed", "seq", "share", "split", "stored", "table",
         "tokens", "vectors",
@@ -87,6 +88,7 @@ class Branch:
         self.logits: Tensor | None = None  # [V], after the last entry; None: not computed
         self.hidden: dict[int, Tensor] = {}  # layer -> [M], of the last entry, as far as asked for
         self.job: Job | None = None
+        self.grams: Grams | None = None  # of its text, where drafts are made of it
         self.gone: str | None = None  # why it was dropped
 
     def __repr__(self) -> str:

@@ -103,6 +103,8 @@ def summary(
             "computed": request.computed,
             "reused": request.reused,
             "scorer": request.scorer,
+            "drafted": request.drafted,
+            "kept": request.kept,
         },
         "ttft_s": None if first is None else first - request.opened,
         "tok_s": request.sampled / max(wall - spent.tool_s, 1e-9),

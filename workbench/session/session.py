@@ -136,6 +136,7 @@ class Session:
             ops_sample=getattr(model, "sample", CpuOps().sample),
             record_top=settings.record_top,
             record_routing=settings.record_routing,
+            lookup=settings.lookup,
             heard=lambda: settings.record or bool(self.meter.listeners),
         )
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from workbench.cli import eval_workers, evaluate
-from workbench.settings import Machine
 from workbench.cli.main import parser
 from workbench.cli.output import Failure
 from workbench.cli.run import adapters_of
+from workbench.settings import Machine
 
 
 def asked(*words: str) -> argparse.Namespace:
