@@ -6,20 +6,18 @@ call, with and without a prefix cache. Its history is the tree, which no client 
 lines, the most economical form there is. Model time: seconds of the engine's steps, by `--clock`;
 waiting for a tool is not in it.
 
-Part `pruning`: the same tree with its lists pruned by the engine, by the engine not at all, and by
-transformers in a loop over its own cache: crop at the hole, run the survivors again.
+Part `pruning`: problems thought as trees, greedily and without a grammar, their lists pruned by the
+engine, by the engine not at all, and by transformers in a loop over its own cache (`naive`).
 """
 
 import argparse
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from workbench.bench.naive import Naive, Told
 from workbench.bench.ours import Ours
-from workbench.bench.peers import Transformers
 from workbench.bench.rows import CLOCKS, Row
 from workbench.bench.script import (
     Act,
@@ -44,7 +42,8 @@ from workbench.words import Finish, Origin
 
 LINKS = (30, 300)
 SEED = 3
-PRUNED_LINKS = 20
+PRUNED, PRUNED_QUICK = (("chain", 20), ("expression", 31)), (("chain", 4),)
+PRUNED_PROBLEMS = 3
 SAMPLE = 8  # a client's every n-th request is carried out from 100 links on, and counts n times
 PAGES = 2048
 
@@ -83,6 +82,33 @@ class Timed(Ours):
                     await engine.prune(branch, [(start + a, start + b)])
         engine.end_request(request, Finish.STOP)
 
+    def solve(self, prompt: Sequence[int], acts: Sequence[Act], adapter: str | None) -> Told:
+        """The same, greedily and free, until a token is another than the right text's."""
+        self.model_s, self.peak = 0.0, 0
+        said, right = self.wait(self._solve(prompt, acts, self._override(adapter)))
+        return Told(said, self.model_s, self.peak, right)
+
+    async def _solve(
+        self, prompt: Sequence[int], acts: Sequence[Act], override: Override
+    ) -> tuple[int, bool]:
+        engine, request = self.engine, self.new_request()
+        branch = await engine.open(list(prompt), request=request, override=override, share=False)
+        start, said, right = len(prompt), 0, True
+        for act in acts:
+            match act:
+                case Say(ids):
+                    until = Until(max_tokens=len(ids), eos=False)
+                    [decoded] = await engine.decode(branch, until=until)
+                    said += len(ids)
+                    if not (right := tuple(decoded.tokens) == ids):
+                        break
+                case Put(ids):
+                    await engine.feed(branch, ids, origin=Origin.TOOL)
+                case Forget(a, b):
+                    await engine.prune(branch, [(start + a, start + b)])
+        engine.end_request(request, Finish.STOP)
+        return said, right
+
     def client(
         self, prompt: Sequence[int], pieces: Iterable[Piece], adapter: str | None, *, cache: bool
     ) -> tuple[float, str]:
@@ -119,7 +145,9 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for links in LINKS[:1] if args.quick else LINKS:
                 yield from calls(engine, links)
         if args.part in (None, "pruning"):
-            yield from pruning(engine, 4 if args.quick else PRUNED_LINKS)
+            yield from pruning(
+                engine, *((PRUNED_QUICK, 1) if args.quick else (PRUNED, PRUNED_PROBLEMS))
+            )
     finally:
         engine.close()
 
@@ -155,74 +183,36 @@ def calls(engine: Timed, links: int) -> Iterator[dict[str, Any]]:
                 yield row(name, seconds / links, "model s a call", "one inference", ratio)
 
 
-def pruning(engine: Timed, links: int) -> Iterator[dict[str, Any]]:
-    problem = task("chain", links, SEED)
-    encode = engine.model.tokenizer.encode
-    prompt, acts = encode(turn(problem.prompt)), script(tree_pieces(problem), encode)
-    n = sampled(acts)
-    engine.follow(prompt, acts[:12], "tim-smollm2")
-    ours = n / engine.follow(prompt, acts, "tim-smollm2")
-
-    def row(impl: str, speed: float, peak: int) -> dict[str, Any]:
-        peer = None if speed is ours else "engine, pruned"
-        made = Row("pruning", f"chain {links}", impl, speed, "sampled tok/s", peer, speed / ours)
-        return {**made.json(), "peak_kv_tokens": peak}
-
-    yield row("engine, pruned", ours, engine.peak)
-    kept = n / engine.follow(prompt, unforgotten(acts), "tim-smollm2")
-    yield row("engine, unpruned", kept, engine.peak)
+def pruning(engine: Timed, shapes: Iterable[tuple[str, int]], n: int) -> Iterator[dict[str, Any]]:
+    """`n` problems a shape. `right`: those whose text was told word for word; speed and peak are
+    over all."""
     device = "cuda" if "cuda" in engine.name else "cpu"
-    peer = Cropping(engine.model.source.path, device)
-    for name, its in (("pruned", acts), ("unpruned", unforgotten(acts))):
-        seconds, peak = peer.follow(prompt, its)
-        yield row(f"{peer.name}, {name}", n / seconds, peak)
-
-
-class Cropping(Transformers):
-    """The naive way: transformers' own cache, cropped at each hole, survivors run again."""
-
-    def __init__(self, source: str, device: str) -> None:
-        super().__init__(Path(source), torch.bfloat16)
-        self.model.to(device)
-        self.device = device
-
-    @torch.inference_mode()
-    def follow(self, prompt: Sequence[int], acts: Sequence[Act]) -> tuple[float, int]:
-        """Seconds after the prompt, and the most tokens held."""
-        from transformers import DynamicCache
-
-        self.cache = DynamicCache()
-        self._run(list(prompt))
-        base, peak, text = len(prompt), 0, 0
-        resident: list[tuple[int, int]] = []  # (place in the text, token)
-        began = time.perf_counter()
-        for act in acts:
-            match act:
-                case Say(ids):
-                    for token in ids:
-                        self._run([token])
-                case Put(ids):
-                    self._run(list(ids))
-                case Forget(a, b):
-                    hole = next(n for n, (at, _) in enumerate(resident) if at >= a)
-                    behind = [one for one in resident[hole:] if one[0] >= b]
-                    del resident[hole:]
-                    self.cache.crop(base + hole - self.cache.get_seq_length())
-                    self._run([token for _, token in behind])
-                    resident += behind
-                    continue
-            resident += enumerate(act.ids, text)
-            text += len(act.ids)
-            peak = max(peak, base + len(resident))
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began, peak
-
-    def _run(self, ids: list[int]) -> None:
-        start = self.cache.get_seq_length()
-        places = torch.arange(start, start + len(ids), device=self.device)[None]
-        out = self.model(
-            torch.tensor([ids], device=self.device), past_key_values=self.cache, use_cache=True,
-            position_ids=places, logits_to_keep=1,
-        )  # fmt: skip
-        out.logits[0, -1].argmax().item()  # a loop that decodes has to read its token
+    naive = Naive(Path(engine.model.source.path), "tim-smollm2", device)
+    encode = engine.model.tokenizer.encode
+    ours = partial(engine.solve, adapter="tim-smollm2")
+    ways: Mapping[str, tuple[Callable[..., Told], Callable[..., Sequence[Act]]]] = {
+        "engine, pruned": (ours, list),
+        "engine, unpruned": (ours, unforgotten),
+        f"{naive.name}, pruned": (naive.solve, list),
+        f"{naive.name}, unpruned": (naive.solve, unforgotten),
+    }
+    for family, level in shapes:
+        told: dict[str, list[Told]] = {name: [] for name in ways}
+        for number in range(-1, n):  # the first is not counted: what is made on first use
+            problem = task(family, level, max(number, 0))
+            prompt, acts = encode(turn(problem.prompt)), script(tree_pieces(problem), encode)
+            for name, (solve, way) in ways.items():
+                one = solve(prompt, way(acts[:12] if number < 0 else acts))
+                if number >= 0:
+                    told[name].append(one)
+        first = 0.0
+        for name, found in told.items():
+            speed = sum(one.sampled for one in found) / sum(one.seconds for one in found)
+            first = first or speed
+            peer = None if speed == first else "engine, pruned"
+            row = Row(
+                "pruning", f"{family} {level}", name, speed, "sampled tok/s", peer, speed / first
+            )
+            peak = sum(one.peak for one in found) / n
+            right = sum(one.right for one in found)
+            yield {**row.json(), "peak_kv_tokens": peak, "n": n, "right": right}
