@@ -14,6 +14,8 @@ from torch import Tensor
 
 from workbench.kv.layout import KVLayout
 
+FEW = 8  # tokens in a step that cost little more than one; a backend may name its own `few_tokens`
+
 
 class Abandoned(Exception):
     """Raised by a pulse between two layers: the step is given up, nothing of it counts."""

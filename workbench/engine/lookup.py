@@ -21,6 +21,7 @@ from workbench.engine.batch import Row
 from workbench.engine.jobs import Draft, Generate
 from workbench.engine.protocols import TOKEN, Matcher
 from workbench.engine.sequence import ALL, Branch
+from workbench.forward import FEW
 from workbench.words import Phase
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ Mask = npt.NDArray[np.int32]
 LONGEST = 3  # tokens that a guess goes by: of longer ones, the last time says less
 BITS = 21  # of a token in a key
 RECENT = 1 << 16  # tokens of a stream that are read when it is first looked at
-FEW = 8  # tokens in a step that cost little more than one, where the backend names no number
 
 
 @dataclass(slots=True)

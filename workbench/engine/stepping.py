@@ -9,12 +9,11 @@ from torch import Tensor
 
 from workbench.engine import scheduler
 from workbench.engine.batch import Packed, Row, pack
+from workbench.engine.drawing import draw_all
 from workbench.engine.errors import PoolTooSmall, StepFailed
 from workbench.engine.jobs import Advance, Generate
-from workbench.engine.sampler import draw
 from workbench.engine.scheduler import Candidate, Plan, Room, Victim
 from workbench.engine.sequence import ALL, Branch
-from workbench.engine.settling import settle_draw
 from workbench.events import Routed, StepEnded
 from workbench.forward import Abandoned, ForwardOutput
 from workbench.words import Finish, Phase, SeqId
@@ -268,7 +267,12 @@ def settle(engine: "Engine", flight: Flight) -> None:
             if row.branch.logits is not None and isinstance(job, Generate):
                 drawn.append(job)
     began = engine.clock()
-    grammar_s, sampled = _draw(engine, drawn, flight, counts) if drawn else (0.0, 0)
+    grammar_s, sampled = 0.0, 0
+    if drawn:
+        rows = flight.packed.rows if flight.packed is not None else []
+        whole = flight.output.logits if flight.output is not None else None
+        waited = bool(flight.choice.drawn)
+        grammar_s, sampled = draw_all(engine, drawn, rows, whole, waited, counts)
     sample_s = engine.clock() - began - grammar_s
     if flight.output is not None:
         _answer(flight)
@@ -309,99 +313,6 @@ def _book(
 def _logprobs(logits: Tensor, ids: list[int]) -> Tensor:
     chosen = torch.tensor(ids, device=logits.device)[:, None]
     return torch.log_softmax(logits.float(), -1).gather(1, chosen)[:, 0].cpu()
-
-
-def _draw(
-    engine: "Engine", jobs: list[Generate], flight: Flight, counts: list[int]
-) -> tuple[float, int]:
-    """Seconds that masks took, and tokens sampled."""
-    rows = [job.branch.logits for job in jobs if job.branch.logits is not None]
-    output = flight.output
-    drafts = [row for row in flight.packed.rows if row.drafted] if flight.packed else []
-    if drafts and output is not None:
-        return _draw_drafts(engine, jobs, rows, drafts, output.logits, counts)
-    if output is not None and not flight.choice.drawn and output.logits.shape[0] == len(jobs):
-        logits = output.logits  # each row's one, in order
-    else:
-        logits = torch.stack(rows)
-    try:
-        drawing = draw(engine.sample, jobs, logits, engine.record_top)
-        if not engine.lookup.each(len(jobs)):
-            engine.ahead.launch(jobs, drawing.sampled)
-        draws = drawing.land()
-        engine.ahead.landed(draws)
-    except Exception as error:
-        engine.ahead.drop()
-        return _draw_apart(engine, jobs, rows, error), len(jobs)
-    for job, row in zip(jobs, draws.rows, strict=True):
-        settle_draw(engine, job, row)
-    return draws.grammar_s, len(jobs)
-
-
-def _draw_drafts(
-    engine: "Engine", jobs: list[Generate], rows: list[Tensor], drafts: list[Row],
-    logits: Tensor, counts: list[int],
-) -> tuple[float, int]:  # fmt: skip
-    """Every place at once, then job by job while the draws are the drafted ones."""
-    lookup, each = engine.lookup, {row.branch.seq: row for row in drafts}
-    asked: list[Generate] = []
-    behind: list[int] = []
-    wanted: list[Tensor] = []
-    firsts: list[int] = []
-    unbound = logits.unbind(0)
-    for job, first in zip(jobs, rows, strict=True):
-        row = each.get(job.branch.seq)
-        more = row.drafted if row is not None else ()
-        firsts.append(len(asked))
-        asked += [job] * (1 + len(more))
-        behind += range(1 + len(more))
-        wanted.append(first)
-        if row is not None:
-            wanted += unbound[row.logits[0] + 1 : row.logits[1]]
-    whole = len(asked) == len(logits)
-    try:
-        stacked = logits if whole else torch.stack(wanted)
-        draws = draw(engine.sample, asked, stacked, engine.record_top, behind).land()
-    except Exception as error:
-        lookup.drop(drafts)
-        return _draw_apart(engine, jobs, rows, error), len(jobs)
-    for job, at in zip(jobs, firsts, strict=True):
-        settle_draw(engine, job, draws.rows[at])
-    sampled, n = len(jobs), 0
-    going = [(each[j.branch.seq], j, at) for j, at in zip(jobs, firsts, strict=True)
-             if j.branch.seq in each]  # fmt: skip
-    kept = dict.fromkeys(each, 0)
-    while going:
-        n += 1
-        going = [one for one in going if lookup.goes_on(one[0], n)]
-        for row, _, _ in going:
-            lookup.keep(row, n, unbound, counts)
-            kept[row.branch.seq] += 1
-        for _, job, at in going:
-            settle_draw(engine, job, draws.rows[at + n])
-        sampled += len(going)
-    for row in drafts:
-        lookup.count(row, kept[row.branch.seq])
-    lookup.drop(drafts)
-    return draws.grammar_s, sampled
-
-
-def _draw_apart(
-    engine: "Engine", jobs: list[Generate], rows: list[Tensor], error: Exception
-) -> float:
-    """One row spoiled the draw (a grammar that allows nothing, a matcher that raises): find it,
-    fail it alone, draw the others."""
-    grammar_s = 0.0
-    for job, logits in zip(jobs, rows, strict=True):
-        try:
-            draws = draw(engine.sample, [job], logits[None], engine.record_top).land()
-        except Exception as fault:
-            fault.__context__ = error
-            job.fail(fault)
-            continue
-        grammar_s += draws.grammar_s
-        settle_draw(engine, job, draws.rows[0])
-    return grammar_s
 
 
 def _answer(flight: Flight) -> None:

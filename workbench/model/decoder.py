@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.forward import ForwardBatch, ForwardOutput, NetFacts, Pool
+from workbench.forward import FEW, ForwardBatch, ForwardOutput, NetFacts, Pool
 from workbench.kv.layout import KVLayout
 from workbench.kv.pool import TorchPool
 from workbench.ops.contract import HeadNorm, Linear, Ops, Recipe, Replays, Rotary, Unrounded
@@ -20,6 +20,7 @@ from .lora import Adapter, load_adapter
 from .overrides import Overrides, StepOverrides, why_not_captured
 from .shape import ModelShape, unserved
 
+FEW_ON_DEVICE = 256  # as `forward.FEW`: launches decide, or the weights' way from memory
 MakePool = Callable[[KVLayout, Tensor, torch.device], Pool]  # of frequencies [D / 2]
 
 
@@ -82,6 +83,7 @@ class Decoder:
         self.name, self.ops, self.dtype, self.device = name, ops, dtype, device
         self.sample = ops.sample  # where the logits lie
         self.ahead = device.type == "cuda"
+        self.few_tokens = FEW_ON_DEVICE if self.ahead else FEW
         self.eager: Counter[str] = Counter()  # why steps were not replayed
         self.facts: NetFacts = shape
         self._make_pool = make_pool

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from workbench.forward import Forward, ForwardBatch, ForwardOutput, Pool
+from workbench.forward import FEW, Forward, ForwardBatch, ForwardOutput, Pool
 from workbench.kv.layout import KVLayout
 from workbench.kv.pool import TorchPool
 from workbench.ops.choose import Choice, choose
@@ -78,6 +78,7 @@ class Model:
         self.shape = opened.shape
         self.name, self.facts = net.name, net.facts
         self.ahead = bool(getattr(net, "ahead", False))
+        self.few_tokens = int(getattr(net, "few_tokens", FEW))
         self.sample: Any = getattr(net, "sample", CpuOps().sample)  # draws where the logits lie
 
     @property
