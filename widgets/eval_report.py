@@ -1,7 +1,8 @@
 """Evaluations as pictures and tables, drawn with HoloViews from the JSON that came back.
 
 A row with `arm` is a cell of `workbench eval --json` over all its seeds; one with `curve` is a
-single long run, its curve [[tokens of the text, tokens in memory], …].
+single long run, its curve [[tokens of the text, tokens in memory], …]; one with the `metric`
+"pruning" is `workbench bench calls --part pruning --json`'s.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -119,6 +120,30 @@ class EvalReport:
             if "difference" in row
         )
 
+    def past(self) -> str:
+        """Runs that outrun their window, by how far: a line a family and level. Cells with a
+        `window` are such."""
+        cells = [row for row in self.rows if "window" in row and row.get("seed", 0) is None]
+        lines = []
+        for row in sorted(cells, key=lambda row: (row["window"], _sampled(row))):
+            low, high = row["ci95"]
+            lines.append(
+                f"{_sampled(row) / row['window']:4.1f} x {row['window']:,}: {row['task']}"
+                f" {row['level']}, {100 * row['accuracy']:.0f} % of {row['n']} right"
+                f" ({100 * low:.0f} to {100 * high:.0f} %), {_sampled(row):,.0f} tokens sampled a"
+                f" problem, {row['peak_kv_tokens']:,} in memory at most"
+            )
+        return "\n".join(lines)
+
+    def naive(self) -> str:
+        """The engine and a plain loop, pruned or not, on the same problems one at a time."""
+        return "\n".join(
+            f"{row['shape']:14} {row['impl']:32} {row['right']} of {row['n']} right,"
+            f" {row['value']:6.1f} tok/s, {row['peak_kv_tokens']:,.0f} in memory at most"
+            for row in self.rows
+            if row.get("metric") == "pruning"
+        )
+
     def thresholds(self) -> Any:
         """Accuracy over memory as more finished lists are kept, by mode and trigger: of the family
         and level that was tried in most ways, since points of several are no curve."""
@@ -189,6 +214,10 @@ class EvalReport:
                 show_grid=True,
             )
         )
+
+
+def _sampled(row: Row) -> float:
+    return float(row["tokens"]["sampled"]) / int(row["n"])
 
 
 def _cell(row: Row | None) -> str:

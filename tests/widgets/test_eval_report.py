@@ -68,3 +68,23 @@ def test_thinning_keeps_the_extremes() -> None:
     assert max(y for _, y in kept) == max(y for _, y in curve)
     assert min(y for _, y in kept) == min(y for _, y in curve)
     assert kept == sorted(kept)
+
+
+def test_cells_past_the_window_are_told_by_how_far(tmp_path: Path) -> None:
+    far = {**CELL, "window": 1024, "n": 2, "tokens": {"sampled": 4096}, "peak_kv_tokens": 900}
+    near = {**far, "task": "chain", "tokens": {"sampled": 3072}}
+    lines = report(tmp_path, far, near, {**far, "seed": 1}, CELL).past().splitlines()
+    assert [line.split(",")[0] for line in lines] == [" 1.5 x 1", " 2.0 x 1"]
+    assert "chain 9, 75 % of 2 right (30 to 95 %), 1,536 tokens sampled" in lines[0]
+
+
+def test_the_naive_way_stands_beside_the_engine(tmp_path: Path) -> None:
+    row = {
+        "metric": "pruning", "shape": "chain 20", "impl": "engine, pruned", "value": 120.0,
+        "peak_kv_tokens": 612.4, "n": 3, "right": 2,
+    }  # fmt: skip
+    told = report(tmp_path, row, CELL).naive()
+    assert (
+        told.split()
+        == "chain 20 engine, pruned 2 of 3 right, 120.0 tok/s, 612 in memory at most".split()
+    )
