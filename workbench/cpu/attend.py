@@ -1,8 +1,9 @@
 """Attention over pages read in place: K as [D, S] and V as [S, D] for each page and KV head.
 
-Heads that share a KV head are taken up to four at a time. Every score is one chain over the
-dimensions, every output one chain over the entries in their order: neither depends on where pages
-lie, on page borders, or on who else is in the batch.
+A page is read once for several KV heads, which lie side by side in it: memory gives runs of 6 KB
+faster than such of 2. Heads that share a KV head are taken up to four at a time. Every score is one
+chain over the dimensions, every output one chain over the entries in their order: neither depends
+on where pages lie, on page borders, or on who else is in the batch.
 """
 
 from collections.abc import Iterator
@@ -12,10 +13,16 @@ from workbench.cpu.emit import F16, F32, I32, I64, VF, Code, Kernel, Value, vec
 from workbench.cpu.rows import STEP, exp
 
 GROUP = 4  # most query heads at a time
+MOST = 16  # query heads that are taken along a walk over pages, where a KV head has no more
 LINE = 64  # bytes of a cache line
 # Pages that the prefetch runs ahead, and into which level: the first holds fewer lines under way
 # than memory takes to answer (on a Zen 4: 13 GB/s of scattered pages, 20 by way of the second).
 AHEAD, LEVEL = 3, 2
+
+
+def together(group: int) -> int:
+    """Query heads that are taken along a walk over pages, `group` for each KV head."""
+    return max(MOST // group, 1) * group
 
 
 def _widths(code: Code) -> int:
@@ -32,39 +39,46 @@ def _load_kv(code: Code, base: Value, offset: Value, half: bool) -> Value:
 
 
 def scores(heads: int, half: bool) -> Kernel:
-    """out[g, e - first] = q[g] . k[e] for entries e in [first, stop), pages by the table.
+    """out[h, g, e - first] = q[h, g] . k[h, e] for entries e in [first, stop), pages by the table.
 
-    `pool` is the address of the layer's K at the KV head. Lanes behind a page's last entry are
+    `pool` is the address of the layer's K at the first of `kv` heads, which lie `head_bytes` apart;
+    their queries `q_step` bytes and their scores `out_step`. Lanes behind a page's last entry are
     written too, up to fifteen, and hold anything: the next page overwrites them, or the softmax
     leaves them out. So pages of any size are served.
     """
 
     def body(
-        code: Code, q: Value, pool: Value, page_bytes: Value, table: Value, slots: Value,
-        first: Value, stop: Value, dim: Value, out: Value, stride: Value,
+        code: Code, q: Value, q_step: Value, pool: Value, head_bytes: Value, kv: Value,
+        page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value, dim: Value,
+        out: Value, stride: Value, out_step: Value,
     ) -> None:  # fmt: skip
         b = code.b
         with (
             _pages(code, pool, page_bytes, table, slots, first, stop) as page,
+            code.loop(I64(0), kv) as h,
             code.loop(page.start, page.stop, 16) as e,
         ):
-            lanes = _sixteen(code, heads, half, q, dim, slots, page, e)
-            place = b.mul(b.sub(e, first), I64(4))
+            lanes = _sixteen(
+                code, heads, half, code.at(q, b.mul(h, q_step)), dim, slots, page,
+                b.mul(h, head_bytes), e,
+            )  # fmt: skip
+            place = b.add(b.mul(b.sub(e, first), I64(4)), b.mul(h, out_step))
             for g, total in enumerate(lanes):
                 code.store(total, out, b.add(place, b.mul(stride, I64(g))))
 
-    return Kernel(f"scores_x{heads}_{'f16' if half else 'f32'}", "ppipiiiipi", body)
+    return Kernel(f"scores_x{heads}_{'f16' if half else 'f32'}", "pipiiipiiiipii", body)
 
 
 def _sixteen(
-    code: Code, heads: int, half: bool, q: Value, dim: Value, slots: Value, page: "_Page", e: Value
-) -> list[Value]:
-    """Scores of sixteen neighbouring slots for each head."""
+    code: Code, heads: int, half: bool, q: Value, dim: Value, slots: Value, page: "_Page",
+    head: Value, e: Value,
+) -> list[Value]:  # fmt: skip
+    """Scores of sixteen neighbouring slots for each query of the KV head `head` bytes behind."""
     b, size = code.b, 2 if half else 4
     chains = 2 if code.isa.width == 64 else 1  # so many sums in flight that adding never waits
     sums = [[code.var(VF, code.const(VF, 0.0)) for _ in range(chains)] for _ in range(heads)]
     line = b.mul(slots, I64(size))
-    within = b.mul(b.sub(e, page.border), I64(size))
+    within = b.add(head, b.mul(b.sub(e, page.border), I64(size)))
     keys, later = code.at(page.here, within), code.at(page.later, within)
     with code.loop(I64(0), dim, 8) as d:
         for ahead in range(0, 8 * 16 * size, LINE):
@@ -134,37 +148,43 @@ def _softmax(code: Code, s: Value, n: Value) -> Value:
 
 
 def values(heads: int, half: bool) -> Kernel:
-    """out[g, :] += sum over entries e in [first, stop) of p[g, e - first] * v[e], pages by the
-    table.
+    """out[h, g, :] += sum over entries e in [first, stop) of p[h, g, e - first] * v[h, e], pages by
+    the table.
 
-    `pool` is the address of the layer's V at the KV head, `page_bytes` the distance of two pages.
+    `pool` is the address of the layer's V at the first of `kv` heads, which lie `head_bytes` apart;
+    their shares `p_step` bytes and their sums `out_step`; `page_bytes` is the distance of two
+    pages.
     """
 
-    size = 2 if half else 4
-
     def body(
-        code: Code, p: Value, stride: Value, pool: Value, page_bytes: Value, table: Value,
-        slots: Value, first: Value, stop: Value, dim: Value, out: Value,
+        code: Code, p: Value, stride: Value, p_step: Value, pool: Value, head_bytes: Value,
+        kv: Value, page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value,
+        dim: Value, out: Value, out_step: Value,
     ) -> None:  # fmt: skip
         b = code.b
         wide = _widths(code)
-        with code.loop(I64(0), b.mul(b.sdiv(dim, I64(wide)), I64(wide)), wide) as d:
-            _columns(code, heads, half, size, wide, d, p, stride, pool, page_bytes, table, slots,
-                     first, stop, dim, out)  # fmt: skip
-        with code.loop(b.mul(b.sdiv(dim, I64(wide)), I64(wide)), dim, 16) as d:
-            _columns(code, heads, half, size, 16, d, p, stride, pool, page_bytes, table, slots,
-                     first, stop, dim, out)  # fmt: skip
+        whole = b.mul(b.sdiv(dim, I64(wide)), I64(wide))
+        with (
+            _pages(code, pool, page_bytes, table, slots, first, stop) as page,
+            code.loop(I64(0), kv) as h,
+        ):
+            weights = code.at(p, b.sub(b.mul(h, p_step), b.mul(first, I64(4))))
+            sums = code.at(out, b.mul(h, out_step))
+            head = b.mul(h, head_bytes)
+            for columns, start, end in ((wide, I64(0), whole), (16, whole, dim)):
+                with code.loop(start, end, columns) as d:
+                    _columns(code, heads, half, columns, d, weights, stride, page, head, dim, sums)
 
-    return Kernel(f"values_x{heads}_{'f16' if half else 'f32'}", "pipipiiiip", body)
+    return Kernel(f"values_x{heads}_{'f16' if half else 'f32'}", "piipiiipiiiipi", body)
 
 
 def _columns(
-    code: Code, heads: int, half: bool, size: int, wide: int, d: Value, p: Value, stride: Value,
-    pool: Value, page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value,
-    dim: Value, out: Value,
+    code: Code, heads: int, half: bool, wide: int, d: Value, p: Value, stride: Value,
+    page: "_Page", head: Value, dim: Value, out: Value,
 ) -> None:  # fmt: skip
-    """`wide` columns of the output from d on, for all heads, kept in registers over all entries."""
-    b = code.b
+    """`wide` columns of the output from d on, for all queries of a KV head, kept in registers over
+    the page's entries; p and out are the head's."""
+    b, size = code.b, 2 if half else 4
     parts = range(wide // 16)
 
     def place(g: int, n: int) -> Value:
@@ -172,16 +192,13 @@ def _columns(
 
     sums = [[code.var(VF, code.load(out, place(g, n), VF)) for n in parts] for g in range(heads)]
     line = b.mul(dim, I64(size))
-    with (
-        _pages(code, pool, page_bytes, table, slots, first, stop) as page,
-        code.loop(page.start, page.stop) as e,
-    ):
-        at = b.add(b.mul(b.sub(e, page.border), line), b.mul(d, I64(size)))
-        for ahead in range(0, wide * size, LINE):
-            code.prefetch(page.later, b.add(at, I64(ahead)), LEVEL)
-        row = code.at(page.here, at)
+    with code.loop(page.start, page.stop) as e:
+        at = b.add(b.mul(b.sub(e, page.border), line), head)
+        with b.if_then(b.icmp_signed("==", d, I64(0))), code.loop(I64(0), line, LINE) as ahead:
+            code.prefetch(page.later, b.add(at, ahead), LEVEL)
+        row = code.at(page.here, b.add(at, b.mul(d, I64(size))))
         v = [_load_kv(code, row, I64(16 * n * size), half) for n in parts]
-        weight = code.at(p, b.mul(b.sub(e, first), I64(4)))
+        weight = code.at(p, b.mul(e, I64(4)))
         for g in range(heads):
             each = code.splat(code.load(weight, b.mul(stride, I64(g)), F32), VF)
             for n in parts:

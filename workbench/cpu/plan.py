@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workbench.cpu import fields as f
 from workbench.cpu.adapters import NativeAdapter
-from workbench.cpu.attend import GROUP
+from workbench.cpu.attend import together
 from workbench.cpu.dots import COLS, PANEL, RECORD, ROWS
 from workbench.cpu.pool import DimPool
 from workbench.cpu.turns import Turns
@@ -142,7 +142,8 @@ class Planner:
         start = space.room("panel", sum(own) * (self.threads if alone else 1))
         words[f.NORMED], words[f.PANEL], words[f.SMALL] = start + np.cumsum([0, *own[:2]])
         words[f.OWN_BYTES] = sum(own) if alone else 0
-        scratch = max(2 * PANEL * ROWS, GROUP * s.head_dim, -(-s.experts // ROWS) * ROWS) * 4 + LINE
+        turned = together(s.heads // s.kv_heads) * s.head_dim
+        scratch = max(2 * PANEL * ROWS, turned, -(-s.experts // ROWS) * ROWS) * 4 + LINE
         scratch += -scratch % LINE
         words[f.SCRATCH] = space.room("scratch", scratch * self.threads)
         words[f.SCRATCH_BYTES] = scratch
@@ -219,7 +220,8 @@ class Planner:
         words[f.SEGMENTS], words[f.SEGMENT_OF] = segments.ctypes.data, bounds.ctypes.data
         stride = -(-longest * 4 // LINE) * LINE + LINE
         words[f.SCORE_STRIDE] = stride
-        words[f.SCORES] = self.space.room("scores", stride * GROUP * self.threads)
+        most = together(self.shape.heads // self.shape.kv_heads)
+        words[f.SCORES] = self.space.room("scores", stride * most * self.threads)
         plan.held += [tables, segments, bounds, cos, sin]
 
     def _attached(

@@ -56,16 +56,20 @@ def _score_segment(k: SimpleNamespace) -> Any:
     rope, scores = k.rope, k.scores
 
     @compiled
-    def score_segment(plan, segment, start, q, count, turned, pool, out):  # type: ignore[no-untyped-def]
-        """Scores of `count` heads at `q` over entries [start, stop) of a segment, from `out` on."""
+    def score_segment(plan, segment, start, q, kv, group, turned, pool, out):  # type: ignore[no-untyped-def]
+        """Scores of the `group` heads at `q` of each of `kv` KV heads over entries [start, stop) of
+        a segment, from `out` on."""
         dim, stride = word(plan, f.DIM), word(plan, f.SCORE_STRIDE)
         scale = real(word(plan, f.REALS), f.ATTENTION_SCALE)
         cos, sin = word(segment, f.SEGMENT_COS), word(segment, f.SEGMENT_SIN)
-        for g in range(count):
-            rope(q + g * dim * 4, turned + g * dim * 4, dim // 2, cos, sin, scale)
+        for i in range(kv * group):
+            rope(q + i * dim * 4, turned + i * dim * 4, dim // 2, cos, sin, scale)
         stop = word(segment, f.SEGMENT_STOP)
-        scores(count, turned, pool, word(plan, f.PAGE_BYTES), word(segment, f.SEGMENT_TABLE),
-               word(plan, f.SLOTS), start, stop, dim, out, stride)  # fmt: skip
+        for g in range(0, group, GROUP):
+            scores(min(GROUP, group - g), turned + g * dim * 4, group * dim * 4, pool,
+                   word(plan, f.HEAD_BYTES), kv, word(plan, f.PAGE_BYTES),
+                   word(segment, f.SEGMENT_TABLE), word(plan, f.SLOTS), start, stop, dim,
+                   out + g * stride, stride, group * stride)  # fmt: skip
         return stop - start
 
     return score_segment
@@ -73,7 +77,13 @@ def _score_segment(k: SimpleNamespace) -> Any:
 
 def attend_phase(k: SimpleNamespace) -> Any:
     score_segment = _score_segment(k)
-    zero, softmax, values, scale = k.zero, k.softmax, k.values, k.scale
+    zero, softmax, values, scale, together = (
+        k.zero,
+        k.softmax,
+        k.values,
+        k.scale,
+        compiled(attend.together),
+    )
 
     @compiled
     def first_entry(plan, at, t, number):  # type: ignore[no-untyped-def]
@@ -96,23 +106,24 @@ def attend_phase(k: SimpleNamespace) -> Any:
                         memory.put_real(table + i * word(plan, f.SCORE_STRIDE), entry - start, LOW)
 
     @compiled
-    def attend_heads(plan, at, layer, thread, t, h, g, count):  # type: ignore[no-untyped-def]
-        """`count` query heads from the g-th of KV head h, for token t."""
+    def attend_heads(plan, at, layer, thread, t, h, kvs):  # type: ignore[no-untyped-def]
+        """All query heads of `kvs` KV heads from the h-th on, for token t."""
         dim, heads, kv = word(plan, f.DIM), word(plan, f.HEADS), word(plan, f.KV_HEADS)
         stride, slots = word(plan, f.SCORE_STRIDE), word(plan, f.SLOTS)
-        head = h * (heads // kv) + g
+        group = heads // kv
+        head, count = h * group, kvs * group
         q = word(plan, f.QKV_OUT) + (t * (heads + 2 * kv) + head) * dim * 4
         out = word(plan, f.ATTENDED) + (t * heads + head) * dim * 4
         turned = word(plan, f.SCRATCH) + thread * word(plan, f.SCRATCH_BYTES)
-        table = word(plan, f.SCORES) + thread * stride * GROUP
+        table = word(plan, f.SCORES) + thread * stride * together(group)
         place = layer * word(plan, f.LAYER_BYTES) + h * word(plan, f.HEAD_BYTES)
         begin, end = word(word(plan, f.SEGMENT_OF), t), word(word(plan, f.SEGMENT_OF), t + 1)
         n = 0
         for number in range(begin, end):
             segment = word(plan, f.SEGMENTS) + number * f.SEGMENT_WORDS * 8
             start = first_entry(plan, at, t, number)
-            n += score_segment(plan, segment, start, q, count, turned, word(plan, f.K_POOL) + place,
-                               table + n * 4)  # fmt: skip
+            n += score_segment(plan, segment, start, q, kvs, group, turned,
+                               word(plan, f.K_POOL) + place, table + n * 4)  # fmt: skip
             if number == begin and word(plan, f.TREES) != 0:
                 hide_others(plan, t, start, word(segment, f.SEGMENT_STOP), count, table)
         zero(out, count * dim)
@@ -123,21 +134,36 @@ def attend_phase(k: SimpleNamespace) -> Any:
         for number in range(begin, end):
             segment = word(plan, f.SEGMENTS) + number * f.SEGMENT_WORDS * 8
             start, stop = first_entry(plan, at, t, number), word(segment, f.SEGMENT_STOP)
-            values(count, table + n * 4, stride, word(plan, f.V_POOL) + place,
-                   word(plan, f.PAGE_BYTES), word(segment, f.SEGMENT_TABLE), slots, start, stop,
-                   dim, out)  # fmt: skip
+            for g in range(0, group, GROUP):
+                values(min(GROUP, group - g), table + g * stride + n * 4, stride, group * stride,
+                       word(plan, f.V_POOL) + place, word(plan, f.HEAD_BYTES), kvs,
+                       word(plan, f.PAGE_BYTES), word(segment, f.SEGMENT_TABLE), slots, start,
+                       stop, dim, out + g * dim * 4, group * dim * 4)  # fmt: skip
             n += stop - start
         for i in range(count):
             scale(out + i * dim * 4, real(inverse, i), dim)
 
     @compiled
-    def attend_all(plan, at, layer, thread):  # type: ignore[no-untyped-def]
-        kv, threads = word(plan, f.KV_HEADS), word(plan, f.THREADS)
+    def attend_span(plan, at, layer, thread, first, stop):  # type: ignore[no-untyped-def]
+        """KV heads [first, stop), counted through the tokens."""
+        kv = word(plan, f.KV_HEADS)
         group = word(plan, f.HEADS) // kv
-        for task in range(thread, word(plan, f.TOKENS) * kv, threads):
-            for g in range(0, group, GROUP):
-                attend_heads(
-                    plan, at, layer, thread, task // kv, task % kv, g, min(GROUP, group - g)
-                )
+        most = together(group) // group
+        while first < stop:
+            h = first % kv
+            kvs = min(most, kv - h, stop - first)
+            attend_heads(plan, at, layer, thread, first // kv, h, kvs)
+            first += kvs
+
+    @compiled
+    def attend_all(plan, at, layer, thread):  # type: ignore[no-untyped-def]
+        """Tokens in turn, since later ones read more; the heads of those left over are shared."""
+        tokens, kv, threads = word(plan, f.TOKENS), word(plan, f.KV_HEADS), word(plan, f.THREADS)
+        shared = tokens % threads * kv
+        whole = tokens * kv - shared
+        for first in range(thread * kv, whole, threads * kv):
+            attend_span(plan, at, layer, thread, first, first + kv)
+        attend_span(plan, at, layer, thread, whole + shared * thread // threads,
+                    whole + shared * (thread + 1) // threads)  # fmt: skip
 
     return attend_all

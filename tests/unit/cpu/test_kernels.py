@@ -3,6 +3,7 @@ sight."""
 
 import re
 from functools import cache
+from itertools import product
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -133,34 +134,41 @@ def test_router_and_clip(one: Isa) -> None:
 @pytest.mark.parametrize("one", OFFERED)
 def test_attention(one: Isa, slots: int, half: bool) -> None:
     """Store, scores, softmax and values over pages in disorder, all other slots NaN."""
-    dim, heads, first, stop = 48, 3, 7, 41
+    dim, heads, kv, first, stop = 48, 3, 2, 7, 41
     kind = np.float16 if half else F
     pages = -(-stop // slots)
     table = rng(1).permutation(pages + 2)[:pages].astype(np.int64)
-    k_pool = np.full((pages + 2) * dim * slots + 64, np.nan, kind)
+    k_pool = np.full((pages + 2) * kv * dim * slots + 64, np.nan, kind)
     v_pool = k_pool.copy()
-    k, v = rng(2).standard_normal((2, stop, dim)).astype(F)
-    page_bytes = dim * slots * k_pool.itemsize
+    k, v = rng(2).standard_normal((2, kv, stop, dim)).astype(F)
+    head_bytes = dim * slots * k_pool.itemsize
+    page_bytes = kv * head_bytes
     put = Native(attend.store_kv(half), one)
-    for e in range(first, stop):
-        at = int(table[e // slots]) * page_bytes
-        put(k[e], v[e], k_pool.ctypes.data + at, v_pool.ctypes.data + at, e % slots, slots, dim)
-    q = rng(3).standard_normal((heads, dim)).astype(F)
-    n, p = stop - first, np.full((heads, 64), np.nan, F)
+    for h, e in product(range(kv), range(first, stop)):
+        at = int(table[e // slots]) * page_bytes + h * head_bytes
+        put(
+            k[h, e], v[h, e], k_pool.ctypes.data + at, v_pool.ctypes.data + at, e % slots, slots,
+            dim,
+        )  # fmt: skip
+    q = rng(3).standard_normal((kv, heads, dim)).astype(F)
+    n, p = stop - first, np.full((kv, heads, 64), np.nan, F)
     Native(attend.scores(heads, half), one)(
-        q, k_pool, page_bytes, table, slots, first, stop, dim, p, 256
-    )
-    k, v = k[first:].astype(kind).astype(F), v[first:].astype(kind).astype(F)
-    np.testing.assert_allclose(p[:, :n], q @ k.T, atol=1e-5)
+        q, heads * dim * 4, k_pool, head_bytes, kv, page_bytes, table, slots, first, stop, dim,
+        p, 256, heads * 256,
+    )  # fmt: skip
+    k, v = k[:, first:].astype(kind).astype(F), v[:, first:].astype(kind).astype(F)
+    wanted = q @ k.transpose(0, 2, 1)
+    np.testing.assert_allclose(p[..., :n], wanted, atol=1e-5)
     softmax = Native(attend.SOFTMAX, one)
-    scale = [softmax(p[g], n) for g in range(heads)]
-    out = np.zeros((heads, dim), F)
+    scale = np.array([[softmax(row, n) for row in head] for head in p], F)
+    out = np.zeros((kv, heads, dim), F)
     Native(attend.values(heads, half), one)(
-        p, 256, v_pool, page_bytes, table, slots, first, stop, dim, out
-    )
-    weights = np.exp(q @ k.T - (q @ k.T).max(-1, keepdims=True))
+        p, 256, heads * 256, v_pool, head_bytes, kv, page_bytes, table, slots, first, stop, dim,
+        out, heads * dim * 4,
+    )  # fmt: skip
+    weights = np.exp(wanted - wanted.max(-1, keepdims=True))
     want = weights / weights.sum(-1, keepdims=True) @ v
-    np.testing.assert_allclose(out * np.array(scale, F)[:, None], want, atol=1e-5)
+    np.testing.assert_allclose(out * scale[..., None], want, atol=1e-5)
 
 
 @pytest.mark.parametrize("one", [i for i in isa.TABLE if i.arch == "x86"], ids=lambda i: i.name)
