@@ -5,7 +5,8 @@ One call of each implementation is a turn: the same single step, over and over a
 length, or one prompt. llama.cpp (where llama-cpp-python is) runs the very GGUF file, and the same
 requantised to Q4_0, its best case; transformers runs bf16. Every set of instructions that the CPU
 offers takes its turns in the same run; AVX2 is what a plain laptop has. Turns of two threads are
-timed by the wall clock, whatever `--clock` says.
+timed by the wall clock, whatever `--clock` says: where other work runs, give all of them the cores
+first (Linux: `chrt -r 10 workbench bench laptop ...`).
 """
 
 import argparse
@@ -82,8 +83,7 @@ def decode(at: Field, context: int, threads: int | None = None) -> Iterator[Row]
     count = threads or at.threads
     yield from compared(
         at, f"decode at {context}", f"1 row, {context} entries, {count} threads", 1,
-        lambda impl: impl.at([5], context, 1), threads,
-        reads=at.ours(threads)[0].reads(context) if count == 1 else None,
+        lambda impl: impl.at([5], context, 1), threads, reads=at.ours(threads)[0].reads(context),
     )  # fmt: skip
 
 

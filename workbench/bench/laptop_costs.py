@@ -18,7 +18,7 @@ def repeated(turn: Turn, steps: int) -> Turn:
 
 
 def reader(nbytes: int) -> Turn:
-    """One core reads so many bytes: what memory alone would take."""
+    """Torch's threads read so many bytes: what memory alone would take."""
     data = torch.ones(max(nbytes // 8, 1), dtype=torch.int64)
     return lambda: data.sum()
 
