@@ -39,6 +39,7 @@ from workbench.words import Field, Finish
 
 TRIES = 8  # runs that may fail one after the other before the evaluation does
 LOOK_S, CANCEL_S, BESIDE_S, NOTE_S = 0.05, 30.0, 2.0, 60.0
+SELDOM = 50  # a note takes at most one second of so many
 NOTES = 4000
 RUNNING = "running"  # the finish of a row that tells how far a run has come
 FULL = "WindowFull"  # how a run fails that went astray until its window was full: a wrong answer
@@ -148,6 +149,8 @@ class Worker:
             rows = [self._row(flight, ("", RUNNING, "")) for flight in long]
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             self.out.with_suffix(".running").write_text(text)
+        took = time.perf_counter() - now  # a long text takes long to judge
+        self._noted += max(0.0, SELDOM * took - NOTE_S)
 
     def _cut(self) -> Iterator[Row]:
         """Give up what runs; how far it came is a row that no accuracy counts."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,15 +66,15 @@ def _biased(
 
 
 def _masked(logits: Tensor, mask: Tensor) -> Tensor:
-    bits = torch.arange(32, dtype=torch.int32, device=logits.device)
-    allowed = (mask.to(logits.device)[..., None] >> bits) & 1  # [R, words, 32]
-    allowed = allowed.view(mask.shape[0], -1)[:, : logits.shape[1]].bool()
+    packed = np.ascontiguousarray(mask.cpu().numpy()).astype("<i4", copy=False).view(np.uint8)
+    bits = np.unpackbits(packed, axis=1, count=logits.shape[1], bitorder="little")
+    allowed = torch.from_numpy(bits.view(np.bool_)).to(logits.device)
     empty = (~allowed.any(1)).nonzero()[:, 0].tolist()
     if empty:
         raise ValueError(
             f"sample: the mask of row {empty[0]} allows no token; nothing can be drawn"
         )
-    return logits.masked_fill(~allowed, -torch.inf)
+    return torch.where(allowed, logits, -torch.inf)
 
 
 def _draw(logits: Tensor, row: SamplerRow, uniform: float) -> int:
