@@ -149,6 +149,20 @@ print(report.paired())
 report.thresholds()
 
 # %% [markdown]
+# **And without an engine?** transformers in a plain loop, one request at a time: its cache cropped at each hole, the survivors run
+# again. The adapter is merged into its weights.
+
+# %% tags=["nbval-ignore-output"]
+print(report.naive())
+
+# %% [markdown]
+# **Does it hold past the window?** Tokens sampled in one inference, in multiples of the window: the model's own on a GPU, one of
+# 1,024 on a laptop's CPU.
+
+# %% tags=["nbval-ignore-output"]
+print(report.past())
+
+# %% [markdown]
 # **How far does it go?** The longest single inference that was recorded.
 
 # %% tags=["nbval-ignore-output"]
