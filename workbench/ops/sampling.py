@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,9 +65,9 @@ def _biased(
 
 
 def _masked(logits: Tensor, mask: Tensor) -> Tensor:
-    packed = np.ascontiguousarray(mask.cpu().numpy()).astype("<i4", copy=False).view(np.uint8)
-    bits = np.unpackbits(packed, axis=1, count=logits.shape[1], bitorder="little")
-    allowed = torch.from_numpy(bits.view(np.bool_)).to(logits.device)
+    octets = mask.to(logits.device).contiguous().view(torch.uint8)  # the low ones first
+    bits = (octets[..., None] >> torch.arange(8, dtype=torch.uint8, device=logits.device)) & 1
+    allowed = bits.view(mask.shape[0], -1)[:, : logits.shape[1]].bool()
     empty = (~allowed.any(1)).nonzero()[:, 0].tolist()
     if empty:
         raise ValueError(
