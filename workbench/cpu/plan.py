@@ -19,27 +19,39 @@ from workbench.model.shape import ModelShape
 
 Words = NDArray[np.int64]
 LINE = 64
+EMPTY = torch.empty(0)
+BUFFERS = np.array([
+    f.QKV_OUT, f.ATTENDED, f.HIDDEN, f.NORMED, f.PANEL, f.SMALL, f.OWN_BYTES, f.SCRATCH,
+    f.SCRATCH_BYTES, f.ZEROS, f.BARRIER,
+])  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
 class Workspace:
     """Buffers of the step, grown when a batch wants more and kept between steps."""
 
-    buffers: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    grown: int = 0  # how often a buffer has moved
+    _buffers: dict[str, tuple[int, int, NDArray[np.uint8]]] = field(default_factory=dict)
 
     def room(self, name: str, size: int) -> int:
         """Address of a buffer of at least `size` bytes, on a cache line."""
-        held = self.buffers.get(name)
-        if held is None or len(held) < size + LINE:
-            try:
-                held = self.buffers[name] = np.zeros(size + size // 2 + LINE, np.uint8)
-            except MemoryError as error:
-                raise MemoryError(
-                    f"the step wants {size >> 20} MiB for {name!r}, which this machine cannot "
-                    "give; take fewer rows or a smaller chunk"
-                ) from error
-        start = int(held.ctypes.data)
-        return start + -start % LINE
+        address, held, _ = self._buffers.get(name, (0, -1, None))
+        return address if held >= size else self._grow(name, size)
+
+    def _grow(self, name: str, size: int) -> int:
+        held = size + size // 2
+        try:
+            memory = np.zeros(held + LINE, np.uint8)
+        except MemoryError as error:
+            raise MemoryError(
+                f"the step wants {size >> 20} MiB for {name!r}, which this machine cannot "
+                "give; take fewer rows or a smaller chunk"
+            ) from error
+        start = int(memory.ctypes.data)
+        start += -start % LINE
+        self._buffers[name] = start, held, memory
+        self.grown += 1
+        return start
 
 
 @dataclass(slots=True, eq=False)
@@ -85,12 +97,18 @@ class Planner:
         self._zeros = np.zeros(ROWS * 4 * 2, np.uint8)
         self._barrier = np.zeros(32, np.int64)
         self._small = 0  # ranks of the step's widest adapter
+        self._rooms: dict[tuple[int, ...], Words] = {}  # by sizes: words of the buffers' addresses
+        self._constants(256)
 
     def plan(
         self, batch: ForwardBatch, pool: DimPool, adapters: Mapping[str, NativeAdapter]
     ) -> StepPlan:
+        if batch.tokens >= len(self._counting):
+            self._constants(2 * batch.tokens)
         words = self._static.copy()
-        plan = StepPlan(words, self.shape.layers, torch.empty(0), torch.empty(0), {}, [batch, pool])
+        plan = StepPlan(
+            words, self.shape.layers, EMPTY, EMPTY, {}, [batch, pool, self._counting, self._nothing]
+        )
         self._pool(words, pool)
         self._tokens(plan, batch)
         self._reads(plan, batch, pool)
@@ -101,11 +119,18 @@ class Planner:
         self._room(words, batch.tokens)
         return plan
 
+    def _constants(self, count: int) -> None:
+        """What most plans share: 0, 1, 2 …, and as many zeros."""
+        count = max(count, self.shape.layers + 1)
+        self._counting, self._nothing = np.arange(count + 1), np.zeros(count, np.int64)
+        self._counting_at = int(self._counting.ctypes.data)
+        self._nothing_at = int(self._nothing.ctypes.data)
+
     def projection(self, hidden: Tensor, normed: bool) -> StepPlan:
         """A plan of no layers: logits of residual states."""
         words = self._static.copy()
         rows = hidden.float().contiguous()
-        plan = StepPlan(words, 0, torch.empty(0), torch.empty(0), {}, [rows])
+        plan = StepPlan(words, 0, EMPTY, EMPTY, {}, [rows])
         wanted = rows.data_ptr() + np.arange(len(rows), dtype=np.int64) * self.shape.width * 4
         if normed:
             words[f.FINAL_NORM] = 0
@@ -126,12 +151,23 @@ class Planner:
 
     def _room(self, words: Words, tokens: int) -> None:
         """Addresses of the buffers, for the step's sizes."""
+        rows = max(tokens, int(words[f.WANTED_ROWS]))
+        sizes = (tokens, rows, self._small, self.space.grown)
+        found = self._rooms.get(sizes)
+        if found is not None:
+            words[BUFFERS] = found
+            return
+        self._measure(words, tokens, rows)
+        if self.space.grown != sizes[-1]:  # a buffer has moved: what was kept is of no use
+            self._rooms.clear()
+        self._rooms[*sizes[:3], self.space.grown] = words[BUFFERS].copy()
+
+    def _measure(self, words: Words, tokens: int, rows: int) -> None:
         s, space = self.shape, self.space
         wide = max(s.width, s.heads * s.head_dim, s.ffn)
         qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
         pairs = tokens * s.moe.k if s.moe else 0
         expert = s.moe.ffn if s.moe else 0
-        rows = max(tokens, int(words[f.WANTED_ROWS]))
         words[f.QKV_OUT] = space.room("qkv", tokens * qkv * 4)
         words[f.ATTENDED] = space.room("attended", tokens * s.heads * s.head_dim * 4)
         words[f.HIDDEN] = space.room("hidden", max(tokens * s.ffn, pairs * expert) * 4)
@@ -177,52 +213,55 @@ class Planner:
 
     def _tokens(self, plan: StepPlan, batch: ForwardBatch) -> None:
         words, tokens = plan.words, batch.tokens
-        ids, slots = _words(batch.token_ids), _words(batch.slots)
-        vectors = np.zeros(tokens, np.int64)
+        ids, slots = batch.token_ids.contiguous(), batch.slots.contiguous()
+        words[f.VECTOR_OF] = self._nothing_at
         if batch.vectors is not None and batch.vector_rows is not None:
+            vectors = np.zeros(tokens, np.int64)
             given = batch.vectors.float().contiguous()
             steps = np.arange(len(given), dtype=np.int64) * self.shape.width * 4
             vectors[batch.vector_rows.numpy()] = given.data_ptr() + steps
-            plan.held.append(given)
+            words[f.VECTOR_OF] = vectors.ctypes.data
+            plan.held += [given, vectors]
         words[f.TOKENS] = tokens
         words[f.X] = self.space.room("x", tokens * self.shape.width * 4)
-        words[f.TOKEN_IDS], words[f.SLOT_OF] = ids.ctypes.data, slots.ctypes.data
-        words[f.VECTOR_OF] = vectors.ctypes.data
-        plan.held += [ids, slots, vectors]
+        words[f.TOKEN_IDS], words[f.SLOT_OF] = ids.data_ptr(), slots.data_ptr()
+        plan.held += [ids, slots]
 
     def _reads(self, plan: StepPlan, batch: ForwardBatch, pool: DimPool) -> None:
         """Which entries each token reads, and the turns of q and k."""
         words, tokens = plan.words, batch.tokens
         starts, lens = batch.query_start.numpy(), batch.kv_lens.numpy()
-        tables = np.ascontiguousarray(batch.block_tables.numpy())
-        positions = _words(batch.positions)
-        row_of = np.repeat(np.arange(batch.rows), np.diff(starts))
-        own = np.empty((tokens, f.SEGMENT_WORDS), np.int64)
-        own[:, f.SEGMENT_TABLE] = tables.ctypes.data + row_of * tables.shape[1] * 8
-        own[:, f.SEGMENT_START] = 0
-        own[:, f.SEGMENT_STOP] = lens[row_of] - (starts[row_of + 1] - 1 - np.arange(tokens))
-        bounds = np.arange(tokens + 1, dtype=np.int64)
-        segments, longest = own, int(lens.max(initial=0))
-        shifts = np.zeros(tokens, np.int64)
+        tables, positions = batch.block_tables.contiguous(), batch.positions.numpy()
+        count = self._counting[:tokens]
+        row_of = count if batch.rows == tokens else np.repeat(count[: batch.rows], np.diff(starts))
+        segments = np.empty((tokens, f.SEGMENT_WORDS), np.int64)
+        segments[:, f.SEGMENT_TABLE] = tables.data_ptr() + row_of * (tables.shape[1] * 8)
+        segments[:, f.SEGMENT_START] = 0
+        segments[:, f.SEGMENT_STOP] = lens[row_of] - (starts[row_of + 1] - 1 - count)
         if batch.ancestors is not None:
             trees = np.empty((tokens, f.TREE_WORDS), np.int64)
             trees[:, f.TREE_BITS] = batch.ancestors.numpy()
             trees[:, f.TREE_BEFORE] = (lens - np.diff(starts))[row_of]
             words[f.TREES] = trees.ctypes.data
             plan.held.append(trees)
+        longest, words[f.SEGMENT_OF] = int(lens.max(initial=0)), self._counting_at
         if any(batch.attached):
-            segments, bounds, shifts, longest = self._attached(plan, batch, own, row_of)
-        cos, sin = self.turns.addresses(
-            np.concatenate([positions, np.repeat(positions, np.diff(bounds)) - shifts])
-        )
-        segments[:, f.SEGMENT_COS], segments[:, f.SEGMENT_SIN] = cos[tokens:], sin[tokens:]
+            segments, bounds, shifts, longest = self._attached(plan, batch, segments, row_of)
+            words[f.SEGMENT_OF] = bounds.ctypes.data
+            read_at = np.repeat(positions, np.diff(bounds)) - shifts
+            cos, sin = self.turns.addresses(np.concatenate([positions, read_at]))
+            segments[:, f.SEGMENT_COS], segments[:, f.SEGMENT_SIN] = cos[tokens:], sin[tokens:]
+            plan.held.append(bounds)
+        else:
+            cos, sin = self.turns.addresses(positions)
+            segments[:, f.SEGMENT_COS], segments[:, f.SEGMENT_SIN] = cos, sin
         words[f.COS_OF], words[f.SIN_OF] = cos.ctypes.data, sin.ctypes.data
-        words[f.SEGMENTS], words[f.SEGMENT_OF] = segments.ctypes.data, bounds.ctypes.data
+        words[f.SEGMENTS] = segments.ctypes.data
         stride = -(-longest * 4 // LINE) * LINE + LINE
         words[f.SCORE_STRIDE] = stride
         most = together(self.shape.heads // self.shape.kv_heads)
         words[f.SCORES] = self.space.room("scores", stride * most * self.threads)
-        plan.held += [tables, segments, bounds, cos, sin]
+        plan.held += [tables, segments, cos, sin]
 
     def _attached(
         self, plan: StepPlan, batch: ForwardBatch, own: Words, row_of: Words
@@ -251,6 +290,10 @@ class Planner:
         self, plan: StepPlan, batch: ForwardBatch, adapters: Mapping[str, NativeAdapter]
     ) -> None:
         words, tokens = plan.words, batch.tokens
+        self._small = 0
+        words[f.ADAPTER_OF] = words[f.ADAPTER_SCALE] = self._nothing_at
+        if all(row.adapter is None for row in batch.overrides):
+            return
         of, scale = np.zeros(tokens, np.int64), np.zeros(tokens, np.float32)
         rank = 0
         starts = batch.query_start.tolist()
@@ -293,7 +336,9 @@ class Planner:
                     for n, t in enumerate(hidden)
                 ]
         events += [(exits[t] - 1, f.KEEP, t, place) for t, place in places.items()]
-        self._put_events(plan, events)
+        plan.words[f.RUN], plan.words[f.EVENT_OF] = plan.run, self._nothing_at
+        if events:
+            self._put_events(plan, events)
         return places
 
     def _put_events(self, plan: StepPlan, events: list[tuple[int, int, int, int]]) -> None:
@@ -302,7 +347,6 @@ class Planner:
         layers = [event[0] for event in events]
         bounds = np.searchsorted(layers, np.arange(self.shape.layers + 1)).astype(np.int64)
         plan.words[f.EVENTS], plan.words[f.EVENT_OF] = table.ctypes.data, bounds.ctypes.data
-        plan.words[f.RUN] = plan.run
         plan.held += [table, bounds]
 
     def _outputs(self, plan: StepPlan, batch: ForwardBatch, exits: dict[int, int]) -> None:
