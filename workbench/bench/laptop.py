@@ -123,7 +123,7 @@ def breakdown(at: Field) -> Iterator[Row]:
 
 def accuracy(at: Field) -> Iterator[Row]:
     tokens = 250 if at.quick else 1000
-    yield from laptop_accuracy.rows(at.opened, at.ours()[0], at.llama(), tokens)
+    yield from laptop_accuracy.rows(at.opened, at.ours(), at.llama(), tokens)
 
 
 def tim(at: Field) -> Iterator[Row]:

@@ -27,10 +27,12 @@ def text(opened: Opened, tokens: int) -> list[int]:
     return ids[:tokens]
 
 
-def rows(opened: Opened, step: Step, peers: list[LlamaCppStep], tokens: int) -> Iterator[Row]:
+def rows(
+    opened: Opened, steps: list[Step], peers: list[LlamaCppStep], tokens: int
+) -> Iterator[Row]:
     ids = text(opened, tokens)
     exact = Transformers(Path(opened.source.path), torch.float32)
-    says: dict[str, Says] = {step.name: partial(ours, step)}
+    says: dict[str, Says] = {step.name: partial(ours, step) for step in steps}
     says |= {peer.name: peer.logits for peer in peers}
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in says}
     with torch.inference_mode():
