@@ -2,11 +2,12 @@
 
 Prompt-lookup decoding (Saxena 2023; the check is that of speculative decoding, 2211.17192, with
 draws that are functions of the branch's own stream): what came last behind the newest three tokens,
-or two, or one, is guessed to come again, token by token; where a grammar allows a single token, it
-is that one. Each place is drawn as it would be alone: same sampler, mask and random number. Draws
-count while they are the drafted ones, so tokens, pages and facts are those of decoding one by one;
-what was computed behind the first that differs lies in slots where nothing is stored. A backend
-whose rows depend on the batch's form gives logits that are near, not equal.
+or two, or one, is guessed to come again, token by token, as long as guesses like these have mostly
+been right; where a grammar allows a single token, it is that one. Each place is drawn as it would
+be alone: same sampler, mask and random number. Draws count while they are the drafted ones, so
+tokens, pages and facts are those of decoding one by one; what was computed behind the first that
+differs lies in slots where nothing is stored. A backend whose rows depend on the batch's form gives
+logits that are near, not equal.
 """
 
 from collections.abc import Sequence
@@ -27,32 +28,58 @@ from workbench.words import Phase
 if TYPE_CHECKING:
     from workbench.engine.engine import Engine
 
+LEAST, LEAST_ON_DEVICE = 0.4, 0.05  # chance of a guess, and all before it, that is worth a row
 Mask = npt.NDArray[np.int32]
 LONGEST = 3  # tokens that a guess goes by: of longer ones, the last time says less
 BITS = 21  # of a token in a key
+TOKEN_BITS = (1 << BITS) - 1
+STREAK = 3  # times in a row that the same came, told apart up to here
 RECENT = 1 << 16  # tokens of a stream that are read when it is first looked at
+
+
+def _counts(of: int) -> list[int]:
+    return [of] * (LONGEST * (STREAK + 1))
 
 
 @dataclass(slots=True)
 class Grams:
-    """What came last behind each one, two and three tokens of a stream."""
+    """What came last behind each one, two and three tokens of a stream, and how often it was the
+    same when they were said again: by how many they are, and how often in a row."""
 
     read: int = 0  # tokens of the stream
-    after: dict[int, int] = field(default_factory=dict)
+    after: dict[int, int] = field(default_factory=dict)  # key -> streak and token
+    right: list[int] = field(default_factory=lambda: _counts(1))
+    tried: list[int] = field(default_factory=lambda: _counts(2))
 
     def catch_up(self, tokens: Sequence[int]) -> None:
-        after = self.after
+        after, right, tried = self.after, self.right, self.tried
         for i in range(min(self.read, len(tokens)), len(tokens)):
-            for key in _keys(tokens[max(0, i - LONGEST) : i]):
-                after[key] = tokens[i]
+            token = tokens[i]
+            for n, key in enumerate(_keys(tokens[max(0, i - LONGEST) : i])):
+                found = after.get(key)
+                after[key] = token
+                if found is None:
+                    continue
+                streak = found >> BITS
+                kind = n * (STREAK + 1) + streak
+                tried[kind] += 1
+                if found & TOKEN_BITS == token:
+                    right[kind] += 1
+                    after[key] = token | min(streak + 1, STREAK) << BITS
         self.read = len(tokens)
 
-    def next(self, context: Sequence[int], mask: Mask | None) -> int | None:
-        """The guess by the longest context whose guess the mask allows."""
-        for key in reversed(_keys(context)):
-            token = self.after.get(key)
-            if token is not None and (mask is None or mask[token >> 5] >> (token & 31) & 1):
-                return token
+    def next(self, context: Sequence[int], mask: Mask | None) -> tuple[int, float] | None:
+        """The guess by the longest context whose guess the mask allows, and how often guesses of
+        its kind were right."""
+        keys = _keys(context)
+        for n in range(len(keys) - 1, -1, -1):
+            found = self.after.get(keys[n])
+            if found is None:
+                continue
+            token = found & TOKEN_BITS
+            if mask is None or mask[token >> 5] >> (token & 31) & 1:
+                kind = n * (STREAK + 1) + (found >> BITS)
+                return token, self.right[kind] / self.tried[kind]
         return None
 
 
@@ -73,6 +100,8 @@ class Lookup:
         self.drafted = self.kept = 0
         self._engine = engine
         self._few = int(getattr(engine.forward, "few_tokens", FEW))
+        # where a token more costs a quarter of a step, it should be right more often than not
+        self._least = LEAST if self._few <= FEW else LEAST_ON_DEVICE
 
     def each(self, rows: int) -> int:
         """Tokens that each of so many rows may draft."""
@@ -114,15 +143,9 @@ class Lookup:
         ends = self._engine.eos if job.until.eos else frozenset()
         draft = Draft(len(branch.tokens))
         if job.matcher is None:
-            context = branch.tokens[-LONGEST:]
-            while len(draft.tokens) < most:
-                token = branch.grams.next(context[-LONGEST:], None)
-                if token is None or token >= job.vocabulary or token in ends:
-                    break
-                context.append(token)
-                draft.tokens.append(token)
+            _freely(job, branch.grams, draft, most, ends, self._least)
         else:
-            _within_grammar(job, job.matcher, branch.grams, draft, most, ends)
+            _within_grammar(job, job.matcher, branch.grams, draft, most, ends, self._least)
         return draft if draft.tokens else None
 
     def _find_room(self, rows: Sequence[Row]) -> None:
@@ -203,12 +226,31 @@ class Lookup:
         counts[Phase.DECODE] += 1
 
 
-def _within_grammar(
-    job: Generate, matcher: Matcher, grams: Grams, draft: Draft, most: int, ends: frozenset[int]
+def _freely(
+    job: Generate, grams: Grams, draft: Draft, most: int, ends: frozenset[int], least: float
 ) -> None:
+    context = job.branch.tokens[-LONGEST:]
+    chance = 1.0
+    while len(draft.tokens) < most:
+        guess = grams.next(context[-LONGEST:], None)
+        if guess is None:
+            return
+        token, share = guess
+        chance *= share
+        if chance < least or token >= job.vocabulary or token in ends:
+            return
+        context.append(token)
+        draft.tokens.append(token)
+
+
+def _within_grammar(
+    job: Generate, matcher: Matcher, grams: Grams, draft: Draft, most: int, ends: frozenset[int],
+    least: float,
+) -> None:  # fmt: skip
     """Draft what the grammar allows; the masks that were filled on the way are the draws' own."""
     context = job.branch.tokens[-LONGEST:]
     consumed = 0
+    chance = 1.0
     try:
         while True:
             mask = np.empty(-(-job.vocabulary // 32), np.int32)
@@ -218,8 +260,12 @@ def _within_grammar(
                 return
             token = _only(mask)
             if token is None:
-                token = grams.next(context[-LONGEST:], mask)
-            if token is None or token in ends:
+                guess = grams.next(context[-LONGEST:], mask)
+                if guess is None:
+                    return
+                token, share = guess
+                chance *= share
+            if chance < least or token in ends:
                 return
             matcher.consume(token)
             consumed += 1

@@ -80,7 +80,7 @@ def test_every_fact_is_the_same(
 ) -> None:
     told, steps = [], []
     for lookup in (0, 4):
-        b = bench(pages=64, page_size=page_size, lookup=lookup, clock=StepClock())
+        b = bench(ManyForward(), pages=64, page_size=page_size, lookup=lookup, clock=StepClock())
         poison_unowned(b)
         drive(b, work(b))
         told.append(facts(b))
@@ -154,7 +154,9 @@ def test_what_a_grammar_forces_is_drafted() -> None:
 def test_a_script_is_sung_in_fewer_passes() -> None:
     texts, counts = [], []
     for lookup in (0, 7):
-        b = bench(ScriptedModel({"sing: ": SONG}), lookup=lookup, pages=128)
+        model = ScriptedModel({"sing: ": SONG})
+        model.few_tokens = 40  # type: ignore[attr-defined]
+        b = bench(model, lookup=lookup, pages=128)
 
         async def work(b: Bench) -> None:
             branch = await b.engine.open("sing: ", request=b.request)
@@ -249,14 +251,28 @@ def test_many_rows_draft_nothing() -> None:
 def test_grams_say_what_came_last() -> None:
     grams = Grams()
     grams.catch_up([1, 2, 3, 9, 2, 3, 8, 1])
-    assert grams.next([1, 2, 3], None) == 9  # the longest context
-    assert grams.next([7, 2, 3], None) == 8  # the newest of a shorter one
-    assert grams.next([7, 7, 1], None) == 2
-    assert grams.next([7, 7, 7], None) is None
-    mask = np.array([1 << 8], np.int32)
-    assert grams.next([1, 2, 3], mask) == 8
+
+    def said(*context: int, mask: npt.NDArray[np.int32] | None = None) -> int | None:
+        guess = grams.next(context, mask)
+        return None if guess is None else guess[0]
+
+    assert said(1, 2, 3) == 9  # the longest context
+    assert said(7, 2, 3) == 8  # the newest of a shorter one
+    assert said(7, 7, 1) == 2 and said(7, 7, 7) is None
+    assert said(1, 2, 3, mask=np.array([1 << 8], np.int32)) == 8
     grams.catch_up([1, 2])  # an edit cut the stream
     assert grams.read == 2
+
+
+def test_grams_know_how_often_they_are_right() -> None:
+    grams = Grams()
+    grams.catch_up([1, 2, 3, 4] * 30)
+    rhyme = grams.next([2, 3, 4], None)
+    grams = Grams()
+    grams.catch_up([token for n in range(30) for token in (9, 50 + n * n % 37)])
+    noise = grams.next([9], None)
+    assert rhyme is not None and rhyme[0] == 1 and rhyme[1] > 0.9
+    assert noise is not None and noise[1] < 0.4
 
 
 def test_a_negative_number_is_refused() -> None:

@@ -14,7 +14,7 @@ from workbench.session import Run, Session, open_workbench
 pytestmark = pytest.mark.model
 
 PROBLEM = of("chain", 8)[1]
-LOOKUP = 5
+LOOKUP = 7
 
 
 def start(session: Session, **params: Any) -> Run:
@@ -34,7 +34,7 @@ def facts(session: Session) -> list[Event]:
 
 
 @pytest.mark.parametrize(
-    "params", [{}, {"mode": "rotate", "max_tokens": 500}, {"temperature": 0.7, "max_tokens": 500}]
+    "params", [{}, {"mode": "rotate", "max_tokens": 250}, {"temperature": 0.7, "max_tokens": 250}]
 )
 def test_every_fact_is_the_same(params: dict[str, Any]) -> None:
     told, passes, kept = [], [], 0
@@ -55,7 +55,7 @@ def test_commands_in_the_middle() -> None:
     for lookup in (0, LOOKUP):
         with open_workbench(backend="numba", lookup=lookup) as session:
             session.submit(Pause()).result(30)
-            run = start(session, threshold=None, max_tokens=330)
+            run = start(session, threshold=None, max_tokens=280)
             run.step(221)
             deadline = time.monotonic() + 120
             while run.counts()["sampled"] < 221:
