@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,12 +10,24 @@ import pytest
 from tests.unit.reasoning.pilot import of
 from workbench.commands import Pause
 from workbench.events import Event, StepEnded, TokenSampled, ToolCalled, ToolReturned
-from workbench.session import Run, Session, open_workbench
+from workbench.model import load_model
+from workbench.session import Run, Session
+from workbench.session.session import load_shipped_adapters
+from workbench.settings import Settings, resolve
 
 pytestmark = pytest.mark.model
 
 PROBLEM = of("chain", 8)[1]
 LOOKUP = 7
+Open = Callable[[int], Session]
+
+
+@pytest.fixture(scope="module")
+def opened() -> Open:
+    """A fresh session over the one model."""
+    model = load_model(backend="numba")
+    load_shipped_adapters(model)
+    return lambda lookup: Session(model, resolve(Settings(backend="numba", lookup=lookup)))
 
 
 def start(session: Session, **params: Any) -> Run:
@@ -36,10 +49,10 @@ def facts(session: Session) -> list[Event]:
 @pytest.mark.parametrize(
     "params", [{}, {"mode": "rotate", "max_tokens": 250}, {"temperature": 0.7, "max_tokens": 250}]
 )
-def test_every_fact_is_the_same(params: dict[str, Any]) -> None:
+def test_every_fact_is_the_same(opened: Open, params: dict[str, Any]) -> None:
     told, passes, kept = [], [], 0
     for lookup in (0, LOOKUP):
-        with open_workbench(backend="numba", lookup=lookup) as session:
+        with opened(lookup) as session:
             run = start(session, **params)
             tokens = run.wait(300).summary["tokens"]
             told.append(facts(session))
@@ -49,11 +62,11 @@ def test_every_fact_is_the_same(params: dict[str, Any]) -> None:
     assert told[0] == told[1]
 
 
-def test_commands_in_the_middle() -> None:
+def test_commands_in_the_middle(opened: Open) -> None:
     """A run that was stepped to a token, forked, and pruned there: both go on to their ends."""
     told = []
     for lookup in (0, LOOKUP):
-        with open_workbench(backend="numba", lookup=lookup) as session:
+        with opened(lookup) as session:
             session.submit(Pause()).result(30)
             run = start(session, threshold=None, max_tokens=280)
             run.step(221)
