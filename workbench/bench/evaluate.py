@@ -215,7 +215,8 @@ class Worker:
         row = {
             **_judged(flight, *outcome), "wall_s": self._at - flight.began,
             "share_s": flight.share_s,
-            "backend": self.session.model.name, "device": device_of(self.session),
+            "lookup": self.session.settings.lookup, "backend": self.session.model.name,
+            "device": device_of(self.session),
         }  # fmt: skip
         return {**row, "curve": flight.curve} if self.curves else row
 
