@@ -24,6 +24,8 @@ def shape(**facts: object) -> ModelShape:
 SHAPES = {
     "llama": shape(),
     "llama tied, seven heads a group": shape(tied_head=True, heads=14, head_dim=16, width=224),
+    "many heads": shape(heads=24, kv_heads=8),
+    "twenty heads a group": shape(heads=20, kv_heads=1),
     "mistral": shape(family="mistral", sliding=(9, None, 7)),
     "qwen2": shape(family="qwen2", qkv_bias=True, heads=4, kv_heads=4, head_dim=48),
     "qwen3": shape(family="qwen3", qk_norm="per-head", heads=4, kv_heads=1, head_dim=32),

@@ -35,7 +35,7 @@ def llama() -> NumbaForward:
     return NumbaForward(nets.net("llama"))
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3 moe", "olmoe"])
+@pytest.fixture(scope="module", params=["llama", "many heads", "qwen3 moe", "olmoe"])
 def some(request: pytest.FixtureRequest, llama: NumbaForward) -> NumbaForward:
     return llama if request.param == "llama" else NumbaForward(nets.net(request.param))
 
