@@ -143,10 +143,11 @@ class Worker:
         killed, that is left."""
         self._noted = now = time.perf_counter()
         long = [f for f in self._flying.values() if now - f.began >= NOTE_S and f.run.contexts]
-        for flight in long:
-            self.tell(flight.note(now))
-        if long and self.out is not None:
-            rows = [self._row(flight, ("", RUNNING, "")) for flight in long]
+        rows = [self._row(flight, ("", RUNNING, "")) for flight in long]
+        for flight, row in zip(long, rows, strict=True):
+            left = "" if row["slip"] == "end" else f", wrong from character {row['slip_at']:,} on"
+            self.tell(flight.note(now) + left)
+        if rows and self.out is not None:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             self.out.with_suffix(".running").write_text(text)
         took = time.perf_counter() - now  # a long text takes long to judge
