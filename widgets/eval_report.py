@@ -135,6 +135,18 @@ class EvalReport:
             )
         return "\n".join(lines)
 
+    def survival(self, multiples: Sequence[int] = (1, 2, 3, 4)) -> str:
+        """Of single runs, word for word right for `stayed` sampled tokens: the share that is right
+        after so many windows (Kaplan-Meier), and in brackets how many runs were, by family."""
+        runs = [row for row in self.rows if "stayed" in row]
+        lines = [f"{'':12}" + "".join(f"{n:>10} x window" for n in multiples)] if runs else []
+        for name in [*dict.fromkeys(row["task"] for row in runs), "all"]:
+            of = [row for row in runs if name in (row["task"], "all")]
+            told = [_survived(of, n) for n in multiples]
+            line = (f"{100 * share:.0f} % ({n})" if n else "-" for share, n in told)
+            lines += [f"{name:12}" + "".join(f"{one:>19}" for one in line)] if of else []
+        return "\n".join(lines)
+
     def naive(self) -> str:
         """The engine and a plain loop, pruned or not, on the same problems one at a time."""
         return "\n".join(
@@ -214,6 +226,17 @@ class EvalReport:
                 show_grid=True,
             )
         )
+
+
+def _survived(runs: Sequence[Row], windows: int) -> tuple[float, int]:
+    """Kaplan-Meier's share still right after so many windows, and the runs that were seen there."""
+    share = 1.0
+    slips = {(row["stayed"] / row["window"]) for row in runs if row["slip"]}
+    for at in sorted(one for one in slips if one < windows):
+        here = [row for row in runs if row["stayed"] / row["window"] >= at]
+        slipped = sum(1 for row in here if row["slip"] and row["stayed"] / row["window"] == at)
+        share *= 1 - slipped / len(here)
+    return share, sum(1 for row in runs if row["stayed"] / row["window"] >= windows)
 
 
 def _sampled(row: Row) -> float:

@@ -78,6 +78,17 @@ def test_cells_past_the_window_are_told_by_how_far(tmp_path: Path) -> None:
     assert "chain 9, 75 % of 2 right (30 to 95 %), 1,536 tokens sampled" in lines[0]
 
 
+def test_runs_that_were_given_up_count_as_long_as_they_were_seen(tmp_path: Path) -> None:
+    run = {"task": "chain", "window": 10, "stayed": 25, "slip": ""}
+    slipped, short = {**run, "stayed": 15, "slip": "thought"}, {**run, "stayed": 5}
+    told = report(tmp_path, run, slipped, short).survival((1, 2)).splitlines()
+    assert [line.split() for line in told] == [
+        ["1", "x", "window", "2", "x", "window"],
+        # the short one was gone when one of the other two slipped
+        *([name, "100", "%", "(2)", "50", "%", "(1)"] for name in ("chain", "all")),
+    ]
+
+
 def test_the_naive_way_stands_beside_the_engine(tmp_path: Path) -> None:
     row = {
         "metric": "pruning", "shape": "chain 20", "impl": "engine, pruned", "value": 120.0,
