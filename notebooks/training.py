@@ -44,8 +44,8 @@ report.curves()
 report.families()
 
 # %% [markdown]
-# **What does each choice buy?** Short runs, one thing changed each, led along held-out problems as a pruned memory shows them:
-# how many an adapter would write word for word. Half the steps, another seed, all weights, and texts that nothing was taken from.
+# **What does training on pruned views buy?** Two short runs on an earlier mixture of the families, led along held-out problems as a
+# pruned memory shows them: how many an adapter would write word for word. One saw texts that nothing was ever taken from.
 
 # %% tags=["nbval-ignore-output"]
 print(report.ablations())
