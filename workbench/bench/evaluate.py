@@ -60,9 +60,10 @@ class _Flight:
         counts, (since, before) = self.run.counts(), self.noted
         rate = (counts["sampled"] - before) / max(now - max(since, self.began), 1e-9)
         self.noted = now, counts["sampled"]
+        held = sum(branch.stored for branch in list(self.run.contexts[0].branches.values()))
         return (
             f"{self.item.key}: {counts['sampled']:,} sampled, {rate:.0f} tok/s,"
-            f" {counts['resident']:,} in memory, {counts['nodes']:,} nodes"
+            f" {held:,} in memory, {counts['nodes']:,} nodes"
         )
 
     def look(self) -> None:

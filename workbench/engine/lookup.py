@@ -28,6 +28,7 @@ from workbench.words import Phase
 if TYPE_CHECKING:
     from workbench.engine.engine import Engine
 
+FEWEST = 3
 LEAST, LEAST_ON_DEVICE = 0.4, 0.05  # chance of a guess, and all before it, that is worth a row
 Mask = npt.NDArray[np.int32]
 LONGEST = 3  # tokens that a guess goes by: of longer ones, the last time says less
@@ -105,7 +106,9 @@ class Lookup:
 
     def each(self, rows: int) -> int:
         """Tokens that each of so many rows may draft."""
-        return max(0, min(self.most, self._few // max(rows, 1) - 1))
+        most = min(self.most, self._few // max(rows, 1) - 1)
+        # on a device, one or two are worth less than a pass begun ahead
+        return most if most >= min(self.most, FEWEST if self._few > FEW else 1) else 0
 
     def draft(self, rows: Sequence[Row]) -> bool:
         """Let rows that decode draft. Pages that all rows write to are in place. False: none
@@ -279,11 +282,11 @@ def _within_grammar(
 
 def _only(mask: Mask) -> int | None:
     """The one token that the mask allows."""
-    (words,) = mask.nonzero()
-    if len(words) != 1:
+    if np.count_nonzero(mask) != 1:
         return None
-    bits = int(mask[words[0]]) & 0xFFFFFFFF
-    return None if bits & bits - 1 else int(words[0]) * 32 + bits.bit_length() - 1
+    word = int(mask.nonzero()[0][0])
+    bits = int(mask[word]) & 0xFFFFFFFF
+    return None if bits & bits - 1 else word * 32 + bits.bit_length() - 1
 
 
 def _usual(row: Row, page_size: int) -> bool:

@@ -246,6 +246,8 @@ def test_many_rows_draft_nothing() -> None:
         assert b.engine.lookup.drafted
 
     drive(b, work())
+    many = bench(ManyForward(), lookup=6).engine.lookup  # forty tokens, three a row at least
+    assert [many.each(rows) for rows in (1, 6, 10, 11)] == [6, 5, 3, 0]
 
 
 def test_grams_say_what_came_last() -> None:
