@@ -42,19 +42,20 @@ def scores(heads: int, half: bool) -> Kernel:
     """out[h, g, e - first] = q[h, g] . k[h, e] for entries e in [first, stop), pages by the table.
 
     `pool` is the address of the layer's K at the first of `kv` heads, which lie `head_bytes` apart;
-    their queries `q_step` bytes and their scores `out_step`. Lanes behind a page's last entry are
+    their queries `q_step` bytes and their scores `out_step`; `v_pool`, its like for V, is what the
+    last pages' prefetch goes on to. Lanes behind a page's last entry are
     written too, up to fifteen, and hold anything: the next page overwrites them, or the softmax
     leaves them out. So pages of any size are served.
     """
 
     def body(
-        code: Code, q: Value, q_step: Value, pool: Value, head_bytes: Value, kv: Value,
-        page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value, dim: Value,
-        out: Value, stride: Value, out_step: Value,
+        code: Code, q: Value, q_step: Value, pool: Value, v_pool: Value, head_bytes: Value,
+        kv: Value, page_bytes: Value, table: Value, slots: Value, first: Value, stop: Value,
+        dim: Value, out: Value, stride: Value, out_step: Value,
     ) -> None:  # fmt: skip
         b = code.b
         with (
-            _pages(code, pool, page_bytes, table, slots, first, stop) as page,
+            _pages(code, pool, v_pool, page_bytes, table, slots, first, stop) as page,
             code.loop(I64(0), kv) as h,
             code.loop(page.start, page.stop, 16) as e,
         ):
@@ -66,7 +67,7 @@ def scores(heads: int, half: bool) -> Kernel:
             for g, total in enumerate(lanes):
                 code.store(total, out, b.add(place, b.mul(stride, I64(g))))
 
-    return Kernel(f"scores_x{heads}_{'f16' if half else 'f32'}", "pipiiipiiiipii", body)
+    return Kernel(f"scores_x{heads}_{'f16' if half else 'f32'}", "pippiiipiiiipii", body)
 
 
 def _sixteen(
@@ -102,25 +103,29 @@ class _Page:
 
 @contextmanager
 def _pages(
-    code: Code, pool: Value, page_bytes: Value, table: Value, slots: Value, first: Value,
-    stop: Value,
+    code: Code, pool: Value, behind: Value, page_bytes: Value, table: Value, slots: Value,
+    first: Value, stop: Value,
 ) -> Iterator[_Page]:  # fmt: skip
-    """Walk the pages that hold entries [first, stop)."""
+    """Walk the pages that hold entries [first, stop); the prefetch goes on to the first pages of
+    the pool `behind`."""
     b = code.b
-    end = b.sdiv(b.add(stop, b.sub(slots, I64(1))), slots)
+    begin, end = b.sdiv(first, slots), b.sdiv(b.add(stop, b.sub(slots, I64(1))), slots)
+    last = b.sub(end, I64(1))
 
-    def place(number: Value) -> Value:
-        return code.at(pool, b.mul(code.load(table, b.mul(number, I64(8)), I64), page_bytes))
+    def place(memory: Value, number: Value) -> Value:
+        return code.at(memory, b.mul(code.load(table, b.mul(number, I64(8)), I64), page_bytes))
 
     def smaller(x: Value, y: Value) -> Value:
         return b.select(b.icmp_signed("<", x, y), x, y)
 
-    with code.loop(b.sdiv(first, slots), end) as number:
+    with code.loop(begin, end) as number:
         border = b.mul(number, slots)
-        after = smaller(b.add(number, I64(AHEAD)), b.sub(end, I64(1)))
+        after = b.add(number, I64(AHEAD))
+        inside = b.icmp_signed("<", after, end)
+        past = smaller(b.add(begin, b.sub(after, end)), last)
+        later = place(b.select(inside, pool, behind), b.select(inside, after, past))
         start = b.select(b.icmp_signed("<", border, first), first, border)
-        last = smaller(b.add(border, slots), stop)
-        yield _Page(place(number), place(after), border, start, last)
+        yield _Page(place(pool, number), later, border, start, smaller(b.add(border, slots), stop))
 
 
 def _softmax(code: Code, s: Value, n: Value) -> Value:
@@ -165,7 +170,7 @@ def values(heads: int, half: bool) -> Kernel:
         wide = _widths(code)
         whole = b.mul(b.sdiv(dim, I64(wide)), I64(wide))
         with (
-            _pages(code, pool, page_bytes, table, slots, first, stop) as page,
+            _pages(code, pool, pool, page_bytes, table, slots, first, stop) as page,
             code.loop(I64(0), kv) as h,
         ):
             weights = code.at(p, b.sub(b.mul(h, p_step), b.mul(first, I64(4))))

@@ -56,7 +56,7 @@ def _score_segment(k: SimpleNamespace) -> Any:
     rope, scores = k.rope, k.scores
 
     @compiled
-    def score_segment(plan, segment, start, q, kv, group, turned, pool, out):  # type: ignore[no-untyped-def]
+    def score_segment(plan, segment, start, q, kv, group, turned, place, out):  # type: ignore[no-untyped-def]
         """Scores of the `group` heads at `q` of each of `kv` KV heads over entries [start, stop) of
         a segment, from `out` on."""
         dim, stride = word(plan, f.DIM), word(plan, f.SCORE_STRIDE)
@@ -66,7 +66,8 @@ def _score_segment(k: SimpleNamespace) -> Any:
             rope(q + i * dim * 4, turned + i * dim * 4, dim // 2, cos, sin, scale)
         stop = word(segment, f.SEGMENT_STOP)
         for g in range(0, group, GROUP):
-            scores(min(GROUP, group - g), turned + g * dim * 4, group * dim * 4, pool,
+            scores(min(GROUP, group - g), turned + g * dim * 4, group * dim * 4,
+                   word(plan, f.K_POOL) + place, word(plan, f.V_POOL) + place,
                    word(plan, f.HEAD_BYTES), kv, word(plan, f.PAGE_BYTES),
                    word(segment, f.SEGMENT_TABLE), word(plan, f.SLOTS), start, stop, dim,
                    out + g * stride, stride, group * stride)  # fmt: skip
@@ -122,8 +123,7 @@ def attend_phase(k: SimpleNamespace) -> Any:
         for number in range(begin, end):
             segment = word(plan, f.SEGMENTS) + number * f.SEGMENT_WORDS * 8
             start = first_entry(plan, at, t, number)
-            n += score_segment(plan, segment, start, q, kvs, group, turned,
-                               word(plan, f.K_POOL) + place, table + n * 4)  # fmt: skip
+            n += score_segment(plan, segment, start, q, kvs, group, turned, place, table + n * 4)
             if number == begin and word(plan, f.TREES) != 0:
                 hide_others(plan, t, start, word(segment, f.SEGMENT_STOP), count, table)
         zero(out, count * dim)

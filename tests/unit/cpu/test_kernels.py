@@ -153,8 +153,8 @@ def test_attention(one: Isa, slots: int, half: bool) -> None:
     q = rng(3).standard_normal((kv, heads, dim)).astype(F)
     n, p = stop - first, np.full((kv, heads, 64), np.nan, F)
     Native(attend.scores(heads, half), one)(
-        q, heads * dim * 4, k_pool, head_bytes, kv, page_bytes, table, slots, first, stop, dim,
-        p, 256, heads * 256,
+        q, heads * dim * 4, k_pool, v_pool, head_bytes, kv, page_bytes, table, slots, first, stop,
+        dim, p, 256, heads * 256,
     )  # fmt: skip
     k, v = k[:, first:].astype(kind).astype(F), v[:, first:].astype(kind).astype(F)
     wanted = q @ k.transpose(0, 2, 1)
