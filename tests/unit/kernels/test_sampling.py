@@ -67,6 +67,18 @@ def test_equal_logits_are_drawn_by_id(u: float) -> None:
     assert got.top_ids.tolist() == [[0, 1, 2]] * 2
 
 
+def test_rounding_decides_where_top_p_falls_on_a_border() -> None:
+    """0.9 of 9,000 equal logits are exactly 8,100. The kernels take top_p in float32, a little less
+    than 0.9, and stop there; the CPU's float64 sums of 1 / 9000 fall short by as little and take
+    one more. So the last that may be drawn differs by one, and so may every draw before it."""
+    row = SamplerRow(temperature=1.0, top_p=0.9)
+    last = torch.full((1,), 1 - 2**-53, dtype=torch.float64)
+    for u, most in ((last, 8100), (torch.full_like(last, 0.97), 7858)):
+        got, _ = draw(torch.zeros(1, 9000), settings([row]), None, u, 4)
+        want = wanted(torch.zeros(1, 9000), [row], None, u)
+        assert {int(got.token), int(want.token)} <= {most - 1, most}
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_crowded_rows_are_decided(flat: bool) -> None:
     """More equal logits, or more in the best chunks, than a list holds."""
