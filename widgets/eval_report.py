@@ -19,7 +19,7 @@ ARMS = {
     "window": "flat, a window of the tree's memory",
     "base": "base model, shown two worked problems",
 }
-LEAST = 4  # problems of a cell that is drawn
+LEAST, DRAWN = 4, 8  # problems of a cell that is told, and of one that is drawn
 COLOURS = {"tim": OWNERS[0], "flat": OWNERS[4], "window": OWNERS[1], "base": INK_3}
 MARKERS = {"tim": "o", "flat": "s", "window": "D", "base": "^"}
 
@@ -48,18 +48,17 @@ class EvalReport:
             and task in (None, row["task"])
         ]
 
-    def problems(self) -> list[tuple[str, int]]:
-        """Families and levels that the tree and another arm were asked, often enough to be
-        drawn."""
+    def problems(self, least: int = LEAST) -> list[tuple[str, int]]:
+        """Families and levels that the tree and another arm were asked, `least` times or more."""
         asked: dict[tuple[str, int], set[str]] = {}
         for row in self.cells():
-            if row["n"] >= LEAST:
+            if row["n"] >= least:
                 asked.setdefault((row["task"], row["level"]), set()).add(row["arm"])
         return [name for name, arms in asked.items() if "tim" in arms and len(arms) > 1]
 
     def arms(self, problems: Sequence[tuple[str, int]] | None = None) -> Any:
         """Accuracy of each arm, family by family, with its 95 % interval."""
-        shown = list(problems or self.problems())[::-1]
+        shown = list(problems or self.problems(DRAWN))[::-1]
         if not shown:
             return Missing("four arms", "workbench eval --arms all --json")
         place = {name: n for n, name in enumerate(shown)}

@@ -53,6 +53,8 @@ class _Flight:
     began: float
     share_s: float = 0.0  # of the worker's time: each interval is split among the runs in it
     curve: list[list[int]] = field(default_factory=list)  # [stream tokens, tokens in memory]
+    looks: int = 0
+    stride: int = 1  # looks a note
     noted: tuple[float, int] = (0.0, 0)  # seconds and sampled tokens at the last note
 
     def note(self, now: float) -> str:
@@ -67,11 +69,16 @@ class _Flight:
         )
 
     def look(self) -> None:
-        """Note how much is in memory; every second note goes when there are too many."""
+        """Note how much is in memory; when there are too many notes, every second one goes and
+        half as many come, so that the whole text is told alike."""
+        self.looks += 1
+        if self.looks % self.stride:
+            return
         for branch in self.run.contexts[0].branches.values() if self.run.contexts else ():
             self.curve.append([len(branch.tokens), branch.stored])
         if len(self.curve) > NOTES:
             del self.curve[1::2]
+            self.stride *= 2
 
 
 @dataclass(slots=True)

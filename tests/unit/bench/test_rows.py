@@ -1,8 +1,13 @@
 """Turns are interleaved, ratios paired, rows complete."""
 
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from workbench.bench import rows
+from workbench.bench.evaluate import NOTES, _Flight
 from workbench.bench.rows import Row, Turns, take_turns
 
 FIELDS = (
@@ -29,3 +34,15 @@ def test_everybody_begins_a_round_in_turn(monkeypatch: pytest.MonkeyPatch) -> No
     played = ["".join(order[i : i + 3]) for i in range(0, len(order), 3)]
     assert played == ["cab", "abc", "bca", "cab"]
     assert all(list(seconds) == [1.0] * 3 for seconds in turns.seconds.values())
+
+
+def test_a_long_run_is_noted_alike_from_its_start_to_its_end() -> None:
+    branch = SimpleNamespace(tokens=range(0), stored=0)
+    run: Any = SimpleNamespace(contexts=[SimpleNamespace(branches={0: branch})])
+    flight = _Flight(cast(Any, None), cast(Any, None), run, 0.0)
+    for tokens in range(50_000):
+        branch.tokens = range(tokens)
+        flight.look()
+    places = [at for at, _ in flight.curve]
+    gaps = {after - before for before, after in pairwise(places)}
+    assert len(places) <= NOTES and max(gaps) <= min(gaps) + 1 and places[0] < 20
