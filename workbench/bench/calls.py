@@ -42,7 +42,7 @@ from workbench.words import Finish, Origin
 
 LINKS = (30, 300)
 SEED = 3
-PRUNED, PRUNED_QUICK = (("chain", 20), ("expression", 31)), (("chain", 4),)
+PRUNED, PRUNED_QUICK = (("chain", 20), ("expression", 31)), (("chain", 8),)
 PRUNED_PROBLEMS = 2
 SAMPLE = 8  # a client's every n-th request is carried out from 100 links on, and counts n times
 PAGES = 2048
