@@ -187,7 +187,7 @@ def pruning(engine: Timed, shapes: Iterable[tuple[str, int]], n: int) -> Iterato
     """`n` problems a shape. `right`: those whose text was told word for word; speed and peak are
     over all."""
     device = "cuda" if "cuda" in engine.name else "cpu"
-    naive = Naive(Path(engine.model.source.path), "tim-smollm2", device)
+    naive = Naive(Path(engine.model.source.path), "tim-smollm2", device, engine.engine.clock)
     encode = engine.model.tokenizer.encode
     ours = partial(engine.solve, adapter="tim-smollm2")
     ways: Mapping[str, tuple[Callable[..., Told], Callable[..., Sequence[Act]]]] = {

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -28,10 +28,16 @@ class Told:
 class Naive(Transformers):
     """One request at a time; the adapter is merged into the weights."""
 
-    def __init__(self, source: Path, adapter: str, device: str) -> None:
+    def __init__(
+        self,
+        source: Path,
+        adapter: str,
+        device: str,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         super().__init__(source, torch.bfloat16 if device == "cuda" else torch.float32)
         self.model.to(device)
-        self.device = device
+        self.device, self.clock = device, clock
         self._merge(Path(str(files("workbench.model") / "adapters" / adapter)))
 
     @torch.inference_mode()
@@ -43,7 +49,7 @@ class Naive(Transformers):
         likeliest = self._run(list(prompt))
         base, peak, text, said, right = len(prompt), len(prompt), 0, 0, True
         resident: list[tuple[int, int]] = []  # (place in the text, token)
-        began = time.perf_counter()
+        began = self.clock()
         for act in acts:
             match act:
                 case Say(ids):
@@ -68,7 +74,7 @@ class Naive(Transformers):
             resident += enumerate(act.ids, text)
             text += len(act.ids)
             peak = max(peak, base + len(resident))
-        return Told(said, time.perf_counter() - began, peak, right)
+        return Told(said, self.clock() - began, peak, right)
 
     def _run(self, ids: list[int]) -> int:
         start = self.cache.get_seq_length()
