@@ -149,7 +149,7 @@ print(report.paired())
 report.thresholds()
 
 # %% [markdown]
-# **And without an engine?** transformers in a plain loop, one request at a time: its cache cropped at each hole, the survivors run
+# **And without an engine?** transformers in a plain loop, one request at a time, here one problem: its cache cropped at each hole, the survivors run
 # again. The adapter is merged into its weights.
 
 # %% tags=["nbval-ignore-output"]
