@@ -109,7 +109,8 @@ run.resume()
 print(f"{removed} tokens taken out; answered {run.wait(100).answer}, right is {problem.answer}")
 
 # %% [markdown]
-# **How could it still know?** Look at the root's subtasks: what was lost is evaluated again, and the run is longer by that.
+# **What did it do without?** Look at the root's subtasks. Where the pause lands differs from run to run: what was lost is evaluated
+# again and the answer is right, or it is missed and the answer wrong, or the run goes in circles.
 
 # %% tags=["nbval-ignore-output"]
 print([f"{node.title}: {node.conclusion}" for node in run.node("1").children])
