@@ -61,46 +61,37 @@ class Timed(Ours):
 
     def follow(self, prompt: Sequence[int], acts: Sequence[Act], adapter: str | None) -> float:
         """Model seconds of one inference that says all of it."""
-        self.model_s, self.peak = 0.0, 0
-        self.wait(self._follow(prompt, acts, self._override(adapter), share=False))
-        return self.model_s
-
-    async def _follow(
-        self, prompt: Sequence[int], acts: Sequence[Act], override: Override, share: bool
-    ) -> None:
-        engine, request = self.engine, self.new_request()
-        branch = await engine.open(list(prompt), request=request, override=override, share=share)
-        start = len(prompt)
-        for act in acts:
-            match act:
-                case Say(ids):
-                    until = Until(max_tokens=len(ids), eos=False)
-                    await engine.decode(branch, until=until, grammar=Forced(ids))
-                case Put(ids):
-                    await engine.feed(branch, ids, origin=Origin.TOOL)
-                case Forget(a, b):
-                    await engine.prune(branch, [(start + a, start + b)])
-        engine.end_request(request, Finish.STOP)
+        return self._told(prompt, acts, adapter, forced=True).seconds
 
     def solve(self, prompt: Sequence[int], acts: Sequence[Act], adapter: str | None) -> Told:
         """The same, greedily and free, until a token is another than the right text's."""
+        return self._told(prompt, acts, adapter, forced=False)
+
+    def _told(
+        self, prompt: Sequence[int], acts: Sequence[Act], adapter: str | None, *, forced: bool
+    ) -> Told:
         self.model_s, self.peak = 0.0, 0
-        said, right = self.wait(self._solve(prompt, acts, self._override(adapter)))
+        told = self._tell(prompt, acts, self._override(adapter), share=False, forced=forced)
+        said, right = self.wait(told)
         return Told(said, self.model_s, self.peak, right)
 
-    async def _solve(
-        self, prompt: Sequence[int], acts: Sequence[Act], override: Override
-    ) -> tuple[int, bool]:
+    async def _tell(
+        self, prompt: Sequence[int], acts: Sequence[Act], override: Override, *, share: bool,
+        forced: bool,
+    ) -> tuple[int, bool]:  # fmt: skip
+        """Tokens asked for, and whether they were the acts'."""
         engine, request = self.engine, self.new_request()
-        branch = await engine.open(list(prompt), request=request, override=override, share=False)
+        branch = await engine.open(list(prompt), request=request, override=override, share=share)
         start, said, right = len(prompt), 0, True
         for act in acts:
             match act:
                 case Say(ids):
                     until = Until(max_tokens=len(ids), eos=False)
-                    [decoded] = await engine.decode(branch, until=until)
+                    grammar = Forced(ids) if forced else None
+                    [decoded] = await engine.decode(branch, until=until, grammar=grammar)
                     said += len(ids)
-                    if not (right := tuple(decoded.tokens) == ids):
+                    right = tuple(decoded.tokens) == ids
+                    if not (right or forced):
                         break
                 case Put(ids):
                     await engine.feed(branch, ids, origin=Origin.TOOL)
@@ -123,7 +114,7 @@ class Timed(Ours):
             self.model_s = 0.0
             text, said = [*prompt, *history], [Say(tuple(ids))]
             try:
-                self.wait(self._follow(text, said, override, share=cache))
+                self.wait(self._tell(text, said, override, share=cache, forced=True))
             except EngineError as error:
                 return seconds, f"request {number + 1} of {len(requests)}: {error}"
             seconds += self.model_s * every

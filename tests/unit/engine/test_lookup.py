@@ -19,6 +19,7 @@ from tests.fakes import (
     poison_unowned,
 )
 from tests.unit.engine.test_ahead import whatever
+from workbench.bench.script import Forced
 from workbench.commands import Pause, Resume, StepTokens
 from workbench.engine.errors import BadArgument
 from workbench.engine.lookup import Grams
@@ -109,42 +110,15 @@ def test_whatever_happens_the_same_tokens_are_sampled(seed: int) -> None:
     assert sorted(told[0]) == sorted(told[1])
 
 
-@dataclasses.dataclass
-class Only:
-    """A grammar of one text."""
-
-    text: list[int]
-    place: int = 0
-
-    def fill(self, row: npt.NDArray[np.int32]) -> None:
-        row[:] = 0
-        token = self.text[self.place]
-        row[token // 32] = np.uint32(1 << token % 32).astype(np.int32)
-
-    def consume(self, token: int) -> None:
-        assert token == self.text[self.place]
-        self.place += 1
-
-    @property
-    def finished(self) -> bool:
-        return self.place == len(self.text)
-
-    def rollback(self, n: int) -> None:
-        self.place -= n
-
-    def copy(self) -> "Only":
-        return Only(self.text, self.place)
-
-
 def test_what_a_grammar_forces_is_drafted() -> None:
     b = bench(lookup=4)
-    matcher = Only([7, 90, 31, 200, 11, 5, 64, 63, 8, 9, 10])
+    matcher = Forced([7, 90, 31, 200, 11, 5, 64, 63, 8, 9, 10])
 
     async def work() -> None:
         branch = await b.engine.open("abcdefg", request=b.request)
         [done] = await b.engine.decode(branch, until=Until(eos=False), grammar=matcher)
         assert done.finish is Finish.GRAMMAR
-        assert branch.tokens[7:] == matcher.text and matcher.finished
+        assert branch.tokens[7:] == matcher.ids and matcher.finished
 
     drive(b, work())
     # the prompt's pass, the first token from its logits, then five at a time
